@@ -1,0 +1,15 @@
+//! The decisions of meld, without a server.
+//!
+//! Everything in this crate is a function of its arguments: it reads no clock, does no IO and knows no PostgreSQL
+//! type. The extension (`src/`) and the simulator give it input and carry out what it decides. Nothing here may panic
+//! on input from a peer.
+#![forbid(unsafe_code)]
+
+pub mod apply;
+pub mod clock;
+pub mod conflict;
+pub mod ids;
+pub mod lsn;
+pub mod time;
+pub mod value;
+pub mod wire;

@@ -1,0 +1,106 @@
+//! What a provider tells a subscriber.
+//!
+//! A stream is `Startup`, then transactions: `Begin`, any number of changes, `Commit`. A `Relation` comes before the
+//! first change of its relation, and again after the relation changed. A non-transactional `Logical` may stand
+//! anywhere, also between the transactions.
+
+use bincode::{Decode, Encode};
+
+use crate::ids::{NodeId, NodeIdentity, RelId, Xid};
+use crate::lsn::Lsn;
+use crate::time::Timestamp;
+use crate::value::Tuple;
+
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Message {
+    Startup(Startup),
+    Begin(Begin),
+    Commit(Commit),
+    Relation(RelationDescription),
+    Insert(Insert),
+    Update(Update),
+    Delete(Delete),
+    Truncate(Truncate),
+    Logical(LogicalMessage),
+}
+
+/// Who the provider is and how its values look. First in every stream.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Startup {
+    pub protocol: u32,
+    pub node: NodeIdentity,
+    /// `server_version_num`.
+    pub server_version: u32,
+    /// Name of the database encoding, in which all texts are.
+    pub encoding: String,
+    pub big_endian: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Begin {
+    pub xid: Xid,
+    pub commit_ts: Timestamp,
+    /// Node where the transaction was first committed: the provider, or another for a forwarded one.
+    pub origin: NodeId,
+    /// Position of the commit record.
+    pub commit_lsn: Lsn,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Commit {
+    pub commit_lsn: Lsn,
+    /// End of the commit record: where a stream that has applied this transaction goes on.
+    pub end_lsn: Lsn,
+    pub commit_ts: Timestamp,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct RelationDescription {
+    pub id: RelId,
+    pub schema: String,
+    pub name: String,
+    /// The columns whose values travel, in the order of the tuples. Dropped and generated ones are not among them.
+    pub columns: Vec<Column>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Column {
+    pub name: String,
+    pub type_oid: u32,
+    pub type_modifier: i32,
+    /// Part of the key by which rows are found: the replica identity, which is the primary key unless one was set.
+    pub is_key: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Insert {
+    pub relation: RelId,
+    pub new: Tuple,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Update {
+    pub relation: RelId,
+    /// The old key, when the update changed it: as wide as the relation, columns outside the key null.
+    pub old_key: Option<Tuple>,
+    pub new: Tuple,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Delete {
+    pub relation: RelId,
+    /// As wide as the relation, columns outside the key null.
+    pub key: Tuple,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Truncate {
+    pub relations: Vec<RelId>,
+}
+
+/// A message of meld's own that a node wrote into its WAL.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum LogicalMessage {
+    /// `meld.sync_event()`: `lsn` is what it returned.
+    SyncEvent { lsn: Lsn },
+}

@@ -1,0 +1,2 @@
+//! meld
+pgrx::pg_module_magic!();
