@@ -7,6 +7,10 @@
 //! | INSERT | insert | update | update, `insert_exists` | keep, `insert_exists` |
 //! | UPDATE | insert, `update_missing` | update | update, `update_origin_differs` | keep, `update_origin_differs` |
 //! | DELETE | `delete_missing` | delete | delete, `delete_origin_differs` | keep, `delete_exists` |
+//!
+//! Two cases go beyond the table. A change older than a row of its own origin was overtaken by a younger version
+//! of the same stream: kept, no conflict. A row whose stamp the server has forgotten is known to be older than a bound:
+//! a change that is not younger than the bound could have won or lost, and is handed back undecided, never guessed.
 
 use super::port::{Change, LocalRow, LocalStamp, Operation, RowStore};
 use crate::conflict::{Conflict, ConflictType, Resolution};
@@ -17,26 +21,53 @@ pub enum Outcome {
     Applied,
     /// The row here was written later, or there was nothing to delete.
     Ignored,
+    /// The stamp of the row here is forgotten and may be older or younger than the change. Nothing was written; the
+    /// caller must not pass the change by (the transaction is a permanent failure).
+    Undecided,
+}
+
+/// What is to be done about a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Decision {
+    Apply(Option<Conflict>),
+    Keep(Option<Conflict>),
+    Undecided,
 }
 
 /// Applies one change to the store that was made for it.
 pub fn apply_change<S: RowStore>(change: Change, store: &mut S) -> Result<Outcome, S::Error> {
+    apply_by(decide, change, store)
+}
+
+/// The rule over any resolver, so that its tests can be tried on wrong ones.
+pub(super) fn apply_by<S: RowStore>(
+    decide: impl FnOnce(Change, Option<LocalRow>) -> Decision,
+    change: Change,
+    store: &mut S,
+) -> Result<Outcome, S::Error> {
     let local = store.find()?;
-    let (wins, conflict) = decide(change, local);
+    let (conflict, wins) = match decide(change, local) {
+        Decision::Apply(conflict) => (conflict, true),
+        Decision::Keep(conflict) => (conflict, false),
+        Decision::Undecided => return Ok(Outcome::Undecided),
+    };
     if let Some(conflict) = conflict {
         store.record(conflict, local)?;
     }
-    match (change.operation, local, wins) {
-        (_, _, false) | (Operation::Delete, None, true) => return Ok(Outcome::Ignored),
-        (Operation::Delete, Some(_), true) => store.delete()?,
-        (Operation::Insert | Operation::Update, Some(_), true) => store.update()?,
-        (Operation::Insert | Operation::Update, None, true) => store.insert()?,
+    if !wins {
+        return Ok(Outcome::Ignored);
+    }
+    match (change.operation, local) {
+        (Operation::Delete, None) => return Ok(Outcome::Ignored),
+        (Operation::Delete, Some(_)) => store.delete()?,
+        (Operation::Insert | Operation::Update, Some(_)) => store.update()?,
+        (Operation::Insert | Operation::Update, None) => store.insert()?,
     }
     Ok(Outcome::Applied)
 }
 
 /// Whether the change wins over what is here, and what conflict that is.
-fn decide(change: Change, local: Option<LocalRow>) -> (bool, Option<Conflict>) {
+pub(super) fn decide(change: Change, local: Option<LocalRow>) -> Decision {
     use ConflictType::*;
     let Some(local) = local else {
         let conflict = match change.operation {
@@ -44,14 +75,15 @@ fn decide(change: Change, local: Option<LocalRow>) -> (bool, Option<Conflict>) {
             Operation::Update => Some(Conflict { kind: UpdateMissing, resolution: Resolution::ApplyRemote }),
             Operation::Delete => Some(Conflict { kind: DeleteMissing, resolution: Resolution::Skip }),
         };
-        return (true, conflict);
+        return Decision::Apply(conflict);
     };
     let (wins, sequential) = match local.stamp {
         LocalStamp::ThisTransaction => (true, true),
         // the stream of one origin is in order
         LocalStamp::Known(stamp) if stamp.node == change.stamp.node => (stamp <= change.stamp, true),
         LocalStamp::Known(stamp) => (stamp < change.stamp, false),
-        LocalStamp::Before(bound) => (bound <= change.stamp, false),
+        LocalStamp::Before(bound) if bound <= change.stamp => (true, false),
+        LocalStamp::Before(_) => return Decision::Undecided,
     };
     let kind = match (change.operation, wins) {
         (Operation::Insert, _) => InsertExists,
@@ -59,6 +91,10 @@ fn decide(change: Change, local: Option<LocalRow>) -> (bool, Option<Conflict>) {
         (Operation::Delete, true) => DeleteOriginDiffers,
         (Operation::Delete, false) => DeleteExists,
     };
-    let resolution = if wins { Resolution::ApplyRemote } else { Resolution::KeepLocal };
-    (wins, (!sequential).then_some(Conflict { kind, resolution }))
+    let conflict = |resolution| (!sequential).then_some(Conflict { kind, resolution });
+    if wins {
+        Decision::Apply(conflict(Resolution::ApplyRemote))
+    } else {
+        Decision::Keep(conflict(Resolution::KeepLocal))
+    }
 }

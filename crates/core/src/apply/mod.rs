@@ -2,6 +2,8 @@
 
 mod change;
 pub mod port;
+#[cfg(test)]
+mod tests;
 
 pub use change::{Outcome, apply_change};
 pub use port::{Change, LocalRow, LocalStamp, Operation, RowStore};
