@@ -1,2 +1,31 @@
-//! meld
-pgrx::pg_module_magic!();
+//! meld: active-active logical replication for stock PostgreSQL, as an extension.
+//!
+//! This crate is the server shell. It reads WAL through an output plugin (`plugin`), receives a peer's stream
+//! (`receiver`), and carries out (`apply`) what `meld_core` decides. Every process of PostgreSQL that loads the library
+//! comes in through `_PG_init` below; what each room is for, which process runs it and what it may import stands in
+//! `docs/architecture.md`.
+
+pub mod api;
+pub mod apply;
+pub mod catalog;
+pub mod conflict;
+pub mod log;
+pub mod monitor;
+pub mod pg;
+pub mod plugin;
+pub mod receiver;
+pub mod settings;
+pub mod workers;
+
+use pgrx::prelude::*;
+
+pg_module_magic!();
+
+extension_sql_file!("../sql/catalog.sql", name = "catalog", bootstrap);
+
+/// Runs once in each process that loads the library: in the postmaster when it is preloaded, else in a backend.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::register();
+    workers::init();
+}

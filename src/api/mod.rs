@@ -1,0 +1,1 @@
+//! SQL functions: check the arguments, parse, call one function, return.

@@ -1,0 +1,1 @@
+//! Applying a peer's transactions. Runs in the apply worker.

@@ -1,0 +1,1 @@
+//! Typed rows of meld's own tables.

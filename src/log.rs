@@ -1,0 +1,80 @@
+//! The only way out for an error: kind (SQLSTATE), message, detail and hint, raised as one report.
+//!
+//! An `Err` that a function returns to PostgreSQL would be raised as "data exception" whatever it says, so the rooms
+//! return a [`Failure`] and the outermost function raises it. A report never holds a connection string or a password.
+
+use pgrx::PgLogLevel;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::PgSqlErrorCode;
+
+pub type Result<T> = std::result::Result<T, Failure>;
+
+/// An error on its way to the user.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    pub code: PgSqlErrorCode,
+    /// Small first letter, no full stop, names in double quotes.
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    pub fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Failure {
+        Failure { code, message: message.into(), detail: None, hint: None }
+    }
+
+    /// A whole sentence that says more about what was found.
+    pub fn detail(mut self, detail: impl Into<String>) -> Failure {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// A whole sentence that says what to do.
+    pub fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    fn report(self) -> ErrorReport {
+        let mut report = ErrorReport::new(self.code, self.message, "meld");
+        if let Some(detail) = self.detail {
+            report = report.set_detail(detail);
+        }
+        if let Some(hint) = self.hint {
+            report = report.set_hint(hint);
+        }
+        report
+    }
+
+    /// Ends the current statement, or the current worker, with this error.
+    pub fn raise(self) -> ! {
+        self.report().report(PgLogLevel::ERROR);
+        unreachable!("a report at level ERROR does not return")
+    }
+
+    /// Writes it to the server log (and to a client that wants warnings) and goes on.
+    pub fn warn(self) {
+        self.report().report(PgLogLevel::WARNING);
+    }
+
+    /// Writes it to the server log only.
+    pub fn log(self) {
+        self.report().report(PgLogLevel::LOG);
+    }
+}
+
+/// Gives the value, or raises the failure.
+pub fn or_raise<T>(result: Result<T>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(failure) => failure.raise(),
+    }
+}
+
+impl From<pgrx::spi::SpiError> for Failure {
+    fn from(error: pgrx::spi::SpiError) -> Failure {
+        Failure::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("query on meld's catalog failed: {error}"))
+    }
+}

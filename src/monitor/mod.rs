@@ -1,0 +1,1 @@
+//! What operators look at: views and the functions behind them.

@@ -1,0 +1,10 @@
+//! The fence: the only room that may spell `pg_sys` or `unsafe`.
+//!
+//! Each file wraps one part of the server behind functions and types that can't be misused from safe code: raw
+//! pointers and Datums never leave their file, wrappers carry lifetimes, preconditions are types (an open transaction
+//! is a `&Xact`). A server call may raise; pgrx turns that into a panic that unwinds Rust frames, so nothing with a
+//! destructor may live inside a guarded closure's C frames. Only the main thread of a process may call anything here.
+
+pub mod xact;
+
+pub use pgrx::pg_sys::Oid;

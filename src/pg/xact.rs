@@ -1,0 +1,54 @@
+//! Transactions of background workers.
+//!
+//! A worker has no client that begins transactions; it opens one with [`Xact::begin`] and ends it with
+//! [`Xact::commit`] or [`Xact::abort`]. An error inside unwinds to the worker's outermost frame and ends the process
+//! (or is caught there and the transaction aborted), so an `Xact` that is dropped while panicking does nothing.
+
+use std::marker::PhantomData;
+
+use pgrx::pg_sys;
+
+/// Proof that this process is inside a transaction that it began itself. Not `Send`: only the main thread has one.
+pub struct Xact {
+    main_thread_only: PhantomData<*mut ()>,
+}
+
+impl Xact {
+    /// Begins a transaction with an active snapshot-less state, as a worker needs before any catalog access.
+    pub fn begin() -> Xact {
+        // SAFETY: main thread of a process connected to a database, outside of a transaction; raises on failure
+        unsafe {
+            pg_sys::SetCurrentStatementStartTimestamp();
+            pg_sys::StartTransactionCommand();
+        }
+        Xact { main_thread_only: PhantomData }
+    }
+
+    pub fn commit(self) {
+        // SAFETY: `self` proves that a transaction is open
+        unsafe { pg_sys::CommitTransactionCommand() }
+    }
+
+    pub fn abort(self) {
+        // SAFETY: `self` proves that a transaction is open
+        unsafe { pg_sys::AbortCurrentTransaction() }
+    }
+
+    /// Runs `work` with a fresh active snapshot, as queries through SPI need it.
+    pub fn with_snapshot<T>(&self, work: impl FnOnce() -> T) -> T {
+        // SAFETY: a transaction is open; the snapshot is popped below, or by the abort that follows an error
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+        let result = work();
+        // SAFETY: the snapshot pushed above is on top, since `work` returned normally
+        unsafe { pg_sys::PopActiveSnapshot() };
+        result
+    }
+}
+
+/// Runs `work` in a transaction of its own, with a snapshot, and commits it.
+pub fn in_transaction<T>(work: impl FnOnce(&Xact) -> T) -> T {
+    let xact = Xact::begin();
+    let result = xact.with_snapshot(|| work(&xact));
+    xact.commit();
+    result
+}

@@ -1,0 +1,1 @@
+//! The provider's end: decodes WAL into frames. Runs in a walsender.

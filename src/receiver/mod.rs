@@ -1,0 +1,1 @@
+//! The subscriber's end of a link: a thread with its own libpq connection.
