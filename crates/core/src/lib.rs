@@ -8,6 +8,7 @@
 pub mod apply;
 pub mod clock;
 pub mod conflict;
+pub mod identity;
 pub mod ids;
 pub mod lsn;
 pub mod time;

@@ -3,6 +3,11 @@
 //! A stream is `Startup`, then transactions: `Begin`, any number of changes, `Commit`. A `Relation` comes before the
 //! first change of its relation, and again after the relation changed. A non-transactional `Logical` may stand
 //! anywhere, also between the transactions.
+//!
+//! The encoding follows the order of the variants and of the fields (`docs/protocol.md` describes it), so both are
+//! fixed for protocol version 1, which golden bytes guard: a new kind of message goes to the end of its enum and is
+//! sent only to a peer that negotiated a version which has it; every other change takes a new protocol version.
+//! Strings are UTF-8 whatever the database encoding; only [`crate::value::Value::Text`] is in the latter.
 
 use bincode::{Decode, Encode};
 
@@ -13,6 +18,7 @@ use crate::value::Tuple;
 
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Message {
+    // kinds 0 to 8 on the wire; `wire::row` names those of the row changes
     Startup(Startup),
     Begin(Begin),
     Commit(Commit),
@@ -27,11 +33,12 @@ pub enum Message {
 /// Who the provider is and how its values look. First in every stream.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Startup {
-    pub protocol: u32,
+    /// What the two nodes agreed on; every frame of the stream carries the same number.
+    pub protocol: u8,
     pub node: NodeIdentity,
     /// `server_version_num`.
     pub server_version: u32,
-    /// Name of the database encoding, in which all texts are.
+    /// Name of the database encoding, in which all text values are.
     pub encoding: String,
     pub big_endian: bool,
 }
@@ -103,4 +110,23 @@ pub struct Truncate {
 pub enum LogicalMessage {
     /// `meld.sync_event()`: `lsn` is what it returned.
     SyncEvent { lsn: Lsn },
+}
+
+impl Message {
+    /// Bytes of memory that the message holds, for queues that are bounded in bytes.
+    pub fn size_bytes(&self) -> usize {
+        let outside = match self {
+            Message::Startup(m) => m.node.name.len() + m.node.database.len() + m.encoding.len(),
+            Message::Relation(m) => {
+                let columns = m.columns.iter().map(|column| size_of::<Column>() + column.name.len());
+                m.schema.len() + m.name.len() + columns.sum::<usize>()
+            }
+            Message::Insert(m) => m.new.size_bytes(),
+            Message::Update(m) => m.new.size_bytes() + m.old_key.as_ref().map_or(0, Tuple::size_bytes),
+            Message::Delete(m) => m.key.size_bytes(),
+            Message::Truncate(m) => m.relations.len() * size_of::<RelId>(),
+            Message::Begin(_) | Message::Commit(_) | Message::Logical(LogicalMessage::SyncEvent { .. }) => 0,
+        };
+        size_of::<Message>() + outside
+    }
 }

@@ -1,7 +1,23 @@
-//! The stream between two nodes: what is said (`message`) and, around it, how it is packed and checked (`frame`).
+//! The stream between two nodes: what is asked for (`options`), what is said (`message`), and how it is packed and
+//! checked (`frame`, over `codec` and `row`). `docs/protocol.md` describes every byte.
+//!
+//! The provider's output plugin fills a [`FrameWriter`] and hands each finished frame to the server as one write; the
+//! subscriber's receiver thread puts each payload that arrives through a [`FrameReader`] and queues what it gives.
+//! Whatever a peer sends is data: every decoder here is total, and holds no more memory than a constant times its
+//! input.
 
+pub mod codec;
+mod error;
+pub mod frame;
 pub mod message;
+pub mod options;
+mod row;
+mod version;
 
+pub use error::{FrameTooLarge, MessageFault, ProtocolError};
+pub use frame::{FrameReader, FrameWriter};
 pub use message::{
     Begin, Column, Commit, Delete, Insert, LogicalMessage, Message, RelationDescription, Startup, Truncate, Update,
 };
+pub use options::{OptionError, StartOptions};
+pub use version::{NoCommonProtocol, ProtocolRange, SUPPORTED, negotiate};

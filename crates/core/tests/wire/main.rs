@@ -1,0 +1,5 @@
+//! The stream from outside: what one node writes, another reads, and nothing else is believed.
+
+mod codec;
+mod frames;
+mod samples;

@@ -1,0 +1,178 @@
+//! Messages to test with: one of each kind by hand, and any by proptest.
+
+use meld_core::ids::{NodeId, NodeIdentity, RelId, Xid};
+use meld_core::lsn::Lsn;
+use meld_core::time::Timestamp;
+use meld_core::value::{Tuple, Value};
+use meld_core::wire::*;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+/// A value that a tuple can be made of.
+#[derive(Clone, Debug)]
+pub enum Owned {
+    Null,
+    Unchanged,
+    Binary(Vec<u8>),
+    Text(Vec<u8>),
+}
+
+impl Owned {
+    pub fn borrow(&self) -> Value<'_> {
+        match self {
+            Owned::Null => Value::Null,
+            Owned::Unchanged => Value::Unchanged,
+            Owned::Binary(bytes) => Value::Binary(bytes),
+            Owned::Text(bytes) => Value::Text(bytes),
+        }
+    }
+}
+
+/// One message of each kind, with the names by which the golden file calls them.
+pub fn one_of_each() -> Vec<(&'static str, Message)> {
+    vec![
+        ("startup", startup()),
+        ("begin", begin()),
+        ("commit", commit()),
+        ("relation", relation()),
+        ("insert", Message::Insert(Insert { relation: RelId(16_385), new: row(Value::Text(b"it")) })),
+        ("update", Message::Update(Update { relation: RelId(16_385), old_key: None, new: row(Value::Unchanged) })),
+        (
+            "update_key",
+            Message::Update(Update { relation: RelId(16_385), old_key: Some(key()), new: row(Value::Null) }),
+        ),
+        ("delete", Message::Delete(Delete { relation: RelId(16_385), key: key() })),
+        ("truncate", Message::Truncate(Truncate { relations: vec![RelId(16_385), RelId(100_000)] })),
+        ("sync_event", Message::Logical(LogicalMessage::SyncEvent { lsn: Lsn(0x1_0000_0010) })),
+    ]
+}
+
+fn startup() -> Message {
+    Message::Startup(Startup {
+        protocol: 1,
+        node: NodeIdentity {
+            id: NodeId(1),
+            name: "n1".into(),
+            system_identifier: 7_300_000_000_000_000_001,
+            database: "app".into(),
+            snowflake_node: 1,
+        },
+        server_version: 150_020,
+        encoding: "UTF8".into(),
+        big_endian: false,
+    })
+}
+
+fn begin() -> Message {
+    Message::Begin(Begin {
+        xid: Xid(741),
+        commit_ts: Timestamp(800_000_000_000_000),
+        origin: NodeId(1),
+        commit_lsn: Lsn(0x16_b374_d848),
+    })
+}
+
+fn commit() -> Message {
+    Message::Commit(Commit {
+        commit_lsn: Lsn(0x16_b374_d848),
+        end_lsn: Lsn(0x16_b374_d878),
+        commit_ts: Timestamp(800_000_000_000_000),
+    })
+}
+
+fn relation() -> Message {
+    let column =
+        |name: &str, type_oid, type_modifier, is_key| Column { name: name.into(), type_oid, type_modifier, is_key };
+    Message::Relation(RelationDescription {
+        id: RelId(16_385),
+        schema: "public".into(),
+        name: "t".into(),
+        columns: vec![column("id", 23, -1, true), column("note", 1043, 24, false)],
+    })
+}
+
+/// A row of the relation above.
+fn row(note: Value<'_>) -> Tuple {
+    [Value::Binary(&7_i32.to_be_bytes()), note].into_iter().collect()
+}
+
+fn key() -> Tuple {
+    [Value::Binary(&6_i32.to_be_bytes()), Value::Null].into_iter().collect()
+}
+
+pub fn any_owned() -> impl Strategy<Value = Owned> {
+    // 124 bytes is the longest value whose cell takes one byte
+    let bytes = || prop_oneof![vec(any::<u8>(), 0..20), vec(any::<u8>(), 120..130)];
+    prop_oneof![
+        Just(Owned::Null),
+        Just(Owned::Unchanged),
+        bytes().prop_map(Owned::Binary),
+        bytes().prop_map(Owned::Text)
+    ]
+}
+
+pub fn any_row() -> impl Strategy<Value = Vec<Owned>> {
+    prop_oneof![8 => vec(any_owned(), 0..12), 1 => vec(any_owned(), 248..256)]
+}
+
+pub fn any_tuple() -> impl Strategy<Value = Tuple> {
+    any_row().prop_map(|row| row.iter().map(Owned::borrow).collect())
+}
+
+fn any_identity() -> impl Strategy<Value = NodeIdentity> {
+    (any::<u16>(), ".{0,20}", any::<u64>(), ".{0,20}", any::<u16>()).prop_map(
+        |(id, name, system_identifier, database, snowflake_node)| NodeIdentity {
+            id: NodeId(id),
+            name,
+            system_identifier,
+            database,
+            snowflake_node,
+        },
+    )
+}
+
+fn any_startup() -> impl Strategy<Value = Message> {
+    (any::<u8>(), any_identity(), any::<u32>(), ".{0,20}", any::<bool>()).prop_map(
+        |(protocol, node, server_version, encoding, big_endian)| {
+            Message::Startup(Startup { protocol, node, server_version, encoding, big_endian })
+        },
+    )
+}
+
+fn any_relation() -> impl Strategy<Value = Message> {
+    let column = (".{0,10}", any::<u32>(), any::<i32>(), any::<bool>())
+        .prop_map(|(name, type_oid, type_modifier, is_key)| Column { name, type_oid, type_modifier, is_key });
+    (any::<u32>(), ".{0,20}", ".{0,20}", vec(column, 0..20)).prop_map(|(id, schema, name, columns)| {
+        Message::Relation(RelationDescription { id: RelId(id), schema, name, columns })
+    })
+}
+
+fn any_change() -> impl Strategy<Value = Message> {
+    let relation = any::<u32>().prop_map(RelId);
+    (relation, any_tuple(), option::of(any_tuple()), 0..3).prop_map(|(relation, new, old_key, kind)| match kind {
+        0 => Message::Insert(Insert { relation, new }),
+        1 => Message::Update(Update { relation, old_key, new }),
+        _ => Message::Delete(Delete { relation, key: new }),
+    })
+}
+
+pub fn any_message() -> impl Strategy<Value = Message> {
+    let lsn = || any::<u64>().prop_map(Lsn);
+    let commit_ts = || any::<i64>().prop_map(Timestamp);
+    prop_oneof![
+        any_startup(),
+        (any::<u32>(), commit_ts(), any::<u16>(), lsn()).prop_map(|(xid, commit_ts, origin, commit_lsn)| {
+            Message::Begin(Begin { xid: Xid(xid), commit_ts, origin: NodeId(origin), commit_lsn })
+        }),
+        (lsn(), lsn(), commit_ts()).prop_map(|(commit_lsn, end_lsn, commit_ts)| {
+            Message::Commit(Commit { commit_lsn, end_lsn, commit_ts })
+        }),
+        any_relation(),
+        any_change(),
+        any_change(),
+        any_change(),
+        vec(any::<u32>().prop_map(RelId), 0..10).prop_map(|relations| Message::Truncate(Truncate { relations })),
+        lsn().prop_map(|lsn| Message::Logical(LogicalMessage::SyncEvent { lsn })),
+    ]
+}
