@@ -5,6 +5,10 @@
 //! is a `&Xact`). A server call may raise; pgrx turns that into a panic that unwinds Rust frames, so nothing with a
 //! destructor may live inside a guarded closure's C frames. Only the main thread of a process may call anything here.
 
+mod columns;
+mod locate;
+pub mod origin;
+pub mod target;
 pub mod xact;
 
 pub use pgrx::pg_sys::Oid;

@@ -1,0 +1,465 @@
+//! A local table that remote changes are written to.
+//!
+//! A [`Target`] is opened at a table's first change in a transaction and closed before the commit; in between it keeps
+//! what the executor needs (indexes, triggers, slots), so that each further row pays for its own work only. One change
+//! goes through [`Target::begin_change`], then reads and writes, then [`Target::end_change`].
+//!
+//! Writing runs as the table's owner in a restricted security context, so that a trigger or an expression can't use
+//! the rights of the worker. After an error nothing here may be used again: the transaction's end frees it all.
+
+use std::ffi::{CStr, CString};
+use std::marker::PhantomData;
+use std::mem::size_of;
+use std::ptr::null_mut;
+
+use meld_core::value::Tuple;
+use meld_core::wire::RelationDescription;
+use pgrx::pg_sys;
+use pgrx::prelude::PgSqlErrorCode;
+
+use super::columns::{ColumnMap, name_of};
+use super::locate::{KeyIndex, RowLock};
+use super::origin::{Writer, writer_of};
+use super::xact::Xact;
+use crate::log::{Failure, Result};
+
+/// `pg_catalog.row_to_json(record)`.
+const ROW_TO_JSON: pg_sys::Oid = pg_sys::Oid::from_u32(3155);
+
+/// Memory for one change, emptied after each.
+pub struct ChangeMemory {
+    context: pg_sys::MemoryContext,
+}
+
+impl ChangeMemory {
+    /// Lives in the transaction and goes with it.
+    pub fn new(_xact: &Xact) -> ChangeMemory {
+        // SAFETY: inside a transaction, so its context exists; the name is static
+        let context = unsafe {
+            pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopTransactionContext,
+                c"meld change".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            )
+        };
+        ChangeMemory { context }
+    }
+}
+
+/// Which row of a change is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RowSide {
+    /// The one that came with the stream.
+    Remote,
+    /// The one that [`Target::find`] found.
+    Local,
+}
+
+pub struct Target<'x> {
+    relation: pg_sys::Relation,
+    executor: *mut pg_sys::EState,
+    result: *mut pg_sys::ResultRelInfo,
+    plan_check: *mut pg_sys::EPQState,
+    remote: *mut pg_sys::TupleTableSlot,
+    local: *mut pg_sys::TupleTableSlot,
+    columns: ColumnMap,
+    key: Option<KeyIndex>,
+    /// Expressions for columns that the stream does not know.
+    defaults: Vec<(usize, *mut pg_sys::ExprState)>,
+    /// Columns of the remote row whose values were left out.
+    unchanged: Vec<usize>,
+    schema: String,
+    name: String,
+    saved_user: (pg_sys::Oid, i32),
+    saved_context: pg_sys::MemoryContext,
+    transaction: PhantomData<&'x Xact>,
+}
+
+impl<'x> Target<'x> {
+    /// Opens and locks the table of that name.
+    pub fn open(_xact: &'x Xact, remote: &RelationDescription) -> Result<Target<'x>> {
+        let relation = open_relation(remote)?;
+        // SAFETY: the relation is open and locked until the transaction ends
+        let columns = unsafe { ColumnMap::new(remote, (*relation).rd_att) }.map_err(|missing| {
+            let (schema, name) = (&remote.schema, &remote.name);
+            Failure::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("table \"{schema}.{name}\" has no column for \"{}\"", missing.join("\", \"")),
+            )
+            .hint("Add the column here, or drop it at the provider.")
+        })?;
+        // SAFETY: as above; everything made here lives in the executor's context, inside the transaction's
+        unsafe {
+            let key = KeyIndex::open(relation, &columns);
+            let saved = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
+            let executor = pg_sys::CreateExecutorState();
+            pg_sys::MemoryContextSwitchTo((*executor).es_query_cxt);
+            init_range_table(executor, relation);
+            let result: *mut pg_sys::ResultRelInfo = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast();
+            pg_sys::InitResultRelInfo(result, relation, 1, null_mut(), 0);
+            (*executor).es_opened_result_relations =
+                pg_sys::lappend((*executor).es_opened_result_relations, result.cast());
+            pg_sys::ExecOpenIndices(result, false);
+            let plan_check: *mut pg_sys::EPQState = pg_sys::palloc0(size_of::<pg_sys::EPQState>()).cast();
+            init_plan_check(plan_check, executor);
+            let remote_slot = pg_sys::ExecInitExtraTupleSlot(executor, (*relation).rd_att, &pg_sys::TTSOpsVirtual);
+            let local = pg_sys::table_slot_create(relation, &mut (*executor).es_tupleTable);
+            let defaults = prepare_defaults(relation, executor, &columns);
+            pg_sys::MemoryContextSwitchTo(saved);
+            Ok(Target {
+                relation,
+                executor,
+                result,
+                plan_check,
+                remote: remote_slot,
+                local,
+                columns,
+                key,
+                defaults,
+                unchanged: Vec::new(),
+                schema: remote.schema.clone(),
+                name: remote.name.clone(),
+                saved_user: (pg_sys::InvalidOid, 0),
+                saved_context: null_mut(),
+                transaction: PhantomData,
+            })
+        }
+    }
+
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Gives back everything but the lock, which stays until the transaction ends.
+    pub fn close(self) {
+        if let Some(key) = self.key {
+            key.close();
+        }
+        // SAFETY: made by `open`, closed once; the executor's context goes with all that was made in it
+        unsafe {
+            pg_sys::EvalPlanQualEnd(self.plan_check);
+            pg_sys::ExecCloseIndices(self.result);
+            pg_sys::ExecResetTupleTable((*self.executor).es_tupleTable, false);
+            pg_sys::FreeExecutorState(self.executor);
+            pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
+        }
+    }
+
+    /// Takes a snapshot and the table owner's identity for one change.
+    pub fn begin_change(&mut self, memory: &ChangeMemory) {
+        // SAFETY: inside a transaction; undone by `end_change`, or by the abort after an error
+        unsafe {
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            (*self.executor).es_output_cid = pg_sys::GetCurrentCommandId(true);
+            self.saved_context = pg_sys::MemoryContextSwitchTo(memory.context);
+            pg_sys::GetUserIdAndSecContext(&mut self.saved_user.0, &mut self.saved_user.1);
+            if self.has_triggers() {
+                pg_sys::AfterTriggerBeginQuery();
+            }
+        }
+    }
+
+    /// Fires triggers, makes the change visible to the next one, and frees its memory.
+    pub fn end_change(&mut self, memory: &ChangeMemory) {
+        // SAFETY: pairs with `begin_change`; the slots let go of the memory before it is emptied
+        unsafe {
+            if self.has_triggers() {
+                self.as_owner();
+                pg_sys::AfterTriggerEndQuery(self.executor);
+                self.as_worker();
+            }
+            pg_sys::ExecClearTuple(self.remote);
+            pg_sys::ExecClearTuple(self.local);
+            pg_sys::PopActiveSnapshot();
+            pg_sys::MemoryContextSwitchTo(self.saved_context);
+            if !(*self.executor).es_per_tuple_exprcontext.is_null() {
+                let per_tuple = (*(*self.executor).es_per_tuple_exprcontext).ecxt_per_tuple_memory;
+                pg_sys::MemoryContextReset(per_tuple);
+            }
+            pg_sys::MemoryContextReset(memory.context);
+            pg_sys::CommandCounterIncrement();
+        }
+    }
+
+    fn has_triggers(&self) -> bool {
+        // SAFETY: the relation is open
+        unsafe { !(*self.relation).trigdesc.is_null() }
+    }
+
+    fn as_owner(&self) {
+        // SAFETY: an open relation has its pg_class form
+        unsafe {
+            let owner = (*(*self.relation).rd_rel).relowner;
+            let restricted = self.saved_user.1 | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
+            pg_sys::SetUserIdAndSecContext(owner, restricted);
+        }
+    }
+
+    fn as_worker(&self) {
+        // SAFETY: the identity that `begin_change` read
+        unsafe { pg_sys::SetUserIdAndSecContext(self.saved_user.0, self.saved_user.1) }
+    }
+
+    /// Makes the tuple the remote row of the current change.
+    pub fn read(&mut self, tuple: &Tuple) -> Result<()> {
+        self.as_owner();
+        // SAFETY: the slot's arrays are as wide as the local row
+        let unchanged = unsafe {
+            pg_sys::ExecClearTuple(self.remote);
+            let width = (*(*self.remote).tts_tupleDescriptor).natts as usize;
+            let (values, nulls) = ((*self.remote).tts_values, (*self.remote).tts_isnull);
+            std::slice::from_raw_parts_mut(nulls, width).fill(true);
+            self.columns.read(tuple.values(), values, nulls)?
+        };
+        self.unchanged = unchanged;
+        self.as_worker();
+        // SAFETY: all values are set
+        unsafe { pg_sys::ExecStoreVirtualTuple(self.remote) };
+        Ok(())
+    }
+
+    /// Finds the row with the remote row's key, locks it, and tells who wrote it. Needs a key on both sides.
+    pub fn find(&mut self, for_delete: bool) -> Result<Option<Writer>> {
+        let key = self.key.as_ref().ok_or_else(|| self.no_key())?;
+        let lock = if for_delete { RowLock::Delete } else { RowLock::Update };
+        // SAFETY: slots and index are of this relation; `begin_change` pushed a snapshot
+        if !unsafe { key.find(self.relation, self.remote, self.local, lock)? } {
+            return Ok(None);
+        }
+        // SAFETY: the slot holds the locked tuple, so its operations can give a system column
+        let xmin = unsafe {
+            let mut is_null = false;
+            let get = (*(*self.local).tts_ops).getsysattr;
+            let number = pg_sys::MinTransactionIdAttributeNumber;
+            get.map(|get| pg_sys::TransactionId::from(get(self.local, number, &mut is_null).value() as u32))
+        };
+        Ok(xmin.map(writer_of))
+    }
+
+    pub fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Stores the remote row; columns that the stream does not know get their defaults.
+    pub fn insert(&mut self) -> Result<()> {
+        if let Some(&column) = self.unchanged.first() {
+            return Err(self.left_out(column));
+        }
+        self.as_owner();
+        // SAFETY: the slot's arrays are as wide as the local row; the expressions were prepared for this executor
+        unsafe {
+            let context = self.expression_context();
+            for &(column, state) in &self.defaults {
+                let (value, null) =
+                    (&mut *(*self.remote).tts_values.add(column), &mut *(*self.remote).tts_isnull.add(column));
+                if let Some(evaluate) = (*state).evalfunc {
+                    *value = evaluate(state, context, null);
+                }
+            }
+            pg_sys::ExecSimpleRelationInsert(self.result, self.executor, self.remote);
+        }
+        self.as_worker();
+        Ok(())
+    }
+
+    /// Puts the remote row in place of the one found, which keeps what the stream left out or does not know.
+    pub fn update(&mut self) {
+        self.take_from_local();
+        self.as_owner();
+        // SAFETY: `local` holds the locked row, `remote` the new one
+        unsafe {
+            pg_sys::ExecSimpleRelationUpdate(self.result, self.executor, self.plan_check, self.local, self.remote);
+        }
+        self.as_worker();
+    }
+
+    pub fn delete(&mut self) {
+        self.as_owner();
+        // SAFETY: `local` holds the locked row
+        unsafe { pg_sys::ExecSimpleRelationDelete(self.result, self.executor, self.plan_check, self.local) };
+        self.as_worker();
+    }
+
+    /// Completes the remote row with values of the row found.
+    pub fn take_from_local(&mut self) {
+        // SAFETY: both slots are of this relation; values point into the tuple that `local` keeps pinned
+        unsafe {
+            pg_sys::slot_getsomeattrs_int(self.local, (*(*self.local).tts_tupleDescriptor).natts);
+            for &column in self.unchanged.iter().chain(&self.columns.extra) {
+                *(*self.remote).tts_values.add(column) = *(*self.local).tts_values.add(column);
+                *(*self.remote).tts_isnull.add(column) = *(*self.local).tts_isnull.add(column);
+            }
+        }
+    }
+
+    /// A row of the current change as JSON text; values that the stream left out are not in it.
+    pub fn row_json(&self, side: RowSide) -> String {
+        let slot = if side == RowSide::Remote { self.remote } else { self.local };
+        // SAFETY: the slot holds a row; row_to_json takes a composite Datum and needs no more of its caller
+        unsafe {
+            let row = pg_sys::ExecFetchSlotHeapTupleDatum(slot);
+            let json = pg_sys::OidFunctionCall1Coll(ROW_TO_JSON, pg_sys::InvalidOid, row);
+            let text = pg_sys::text_to_cstring(json.cast_mut_ptr());
+            CStr::from_ptr(text).to_string_lossy().into_owned()
+        }
+    }
+
+    /// Names of the key columns.
+    pub fn key_columns(&self) -> Vec<String> {
+        self.key.iter().flat_map(KeyIndex::columns).map(|column| self.column_name(column)).collect()
+    }
+
+    /// Names of the columns whose values the stream left out.
+    pub fn unchanged_columns(&self) -> Vec<String> {
+        self.unchanged.iter().map(|&column| self.column_name(column)).collect()
+    }
+
+    fn column_name(&self, column: usize) -> String {
+        // SAFETY: the relation is open and has that column
+        unsafe {
+            let descriptor = (*self.relation).rd_att;
+            name_of(&(*descriptor).attrs.as_slice((*descriptor).natts as usize)[column])
+        }
+    }
+
+    /// # Safety
+    /// The executor is this target's.
+    unsafe fn expression_context(&self) -> *mut pg_sys::ExprContext {
+        // SAFETY: made on first use in the executor's own context
+        unsafe {
+            match (*self.executor).es_per_tuple_exprcontext {
+                context if context.is_null() => pg_sys::MakePerTupleExprContext(self.executor),
+                context => context,
+            }
+        }
+    }
+
+    fn no_key(&self) -> Failure {
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table \"{}.{}\" has no key by which remote changes find their rows", self.schema, self.name),
+        )
+        .hint("Give it the primary key that it has at the provider.")
+    }
+
+    fn left_out(&self, column: usize) -> Failure {
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!(
+                "cannot insert into \"{}.{}\": the update left out the unchanged value of column \"{}\"",
+                self.schema,
+                self.name,
+                self.column_name(column)
+            ),
+        )
+        .detail("The row is missing here, and the provider's WAL does not hold a large value that an update keeps.")
+        .hint("Insert the row with that key here by hand; the update then goes through.")
+    }
+}
+
+/// Finds, opens and locks the table.
+fn open_relation(remote: &RelationDescription) -> Result<pg_sys::Relation> {
+    let missing = || {
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            format!("table \"{}.{}\" does not exist here", remote.schema, remote.name),
+        )
+        .hint("Create it as it is at the provider, or remove it from the replication set there.")
+    };
+    let schema = CString::new(remote.schema.as_str()).map_err(|_| missing())?;
+    let name = CString::new(remote.name.as_str()).map_err(|_| missing())?;
+    // SAFETY: inside a transaction; the names live longer than the calls; a relation that was dropped in between
+    // raises "could not open relation", which is tried again
+    unsafe {
+        let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        let oid = pg_sys::get_relname_relid(name.as_ptr(), namespace);
+        if namespace == pg_sys::InvalidOid || oid == pg_sys::InvalidOid {
+            return Err(missing());
+        }
+        let relation = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32);
+        if (*(*relation).rd_rel).relkind != pg_sys::RELKIND_RELATION as i8 {
+            pg_sys::table_close(relation, pg_sys::NoLock as i32);
+            return Err(Failure::new(
+                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("\"{}.{}\" is not an ordinary table here", remote.schema, remote.name),
+            ));
+        }
+        Ok(relation)
+    }
+}
+
+/// The one range table entry that the executor wants: says that every column may change.
+///
+/// # Safety
+/// In the executor's context; the relation is open.
+unsafe fn init_range_table(executor: *mut pg_sys::EState, relation: pg_sys::Relation) {
+    // SAFETY: a node is zeroed memory with its tag; lists are made in the current context
+    unsafe {
+        let entry: *mut pg_sys::RangeTblEntry = pg_sys::palloc0(size_of::<pg_sys::RangeTblEntry>()).cast();
+        (*entry).type_ = pg_sys::NodeTag::T_RangeTblEntry;
+        (*entry).rtekind = pg_sys::RTEKind::RTE_RELATION;
+        (*entry).relid = (*relation).rd_id;
+        (*entry).relkind = (*(*relation).rd_rel).relkind;
+        (*entry).rellockmode = pg_sys::RowExclusiveLock as i32;
+        let mut updated: *mut pg_sys::Bitmapset = null_mut();
+        for number in 1..=(*(*relation).rd_att).natts {
+            updated = pg_sys::bms_add_member(updated, number - pg_sys::FirstLowInvalidHeapAttributeNumber);
+        }
+        let table = pg_sys::lappend(null_mut(), entry.cast());
+        #[cfg(feature = "pg15")]
+        {
+            (*entry).updatedCols = updated;
+            pg_sys::ExecInitRangeTable(executor, table);
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            let mut permissions: *mut pg_sys::List = null_mut();
+            let permission = pg_sys::addRTEPermissionInfo(&mut permissions, entry);
+            (*permission).updatedCols = updated;
+            #[cfg(not(feature = "pg18"))]
+            pg_sys::ExecInitRangeTable(executor, table, permissions);
+            #[cfg(feature = "pg18")]
+            pg_sys::ExecInitRangeTable(executor, table, permissions, pg_sys::bms_make_singleton(1));
+        }
+    }
+}
+
+/// # Safety
+/// `plan_check` is zeroed memory in the executor's context.
+unsafe fn init_plan_check(plan_check: *mut pg_sys::EPQState, executor: *mut pg_sys::EState) {
+    // SAFETY: there is no plan; the state only has to be there for triggers
+    unsafe {
+        #[cfg(feature = "pg15")]
+        pg_sys::EvalPlanQualInit(plan_check, executor, null_mut(), null_mut(), -1);
+        #[cfg(not(feature = "pg15"))]
+        pg_sys::EvalPlanQualInit(plan_check, executor, null_mut(), null_mut(), -1, null_mut());
+    }
+}
+
+/// Expressions for the columns that the stream does not bring.
+///
+/// # Safety
+/// In the executor's context; the relation is open.
+unsafe fn prepare_defaults(
+    relation: pg_sys::Relation,
+    executor: *mut pg_sys::EState,
+    columns: &ColumnMap,
+) -> Vec<(usize, *mut pg_sys::ExprState)> {
+    let mut defaults = Vec::new();
+    for &column in &columns.extra {
+        // SAFETY: `column` is one of the relation's; a column without default has a null expression
+        unsafe {
+            let expression = pg_sys::build_column_default(relation, column as i32 + 1);
+            if !expression.is_null() {
+                defaults.push((column, pg_sys::ExecPrepareExpr(expression.cast(), executor)));
+            }
+        }
+    }
+    defaults
+}
