@@ -1,1 +1,9 @@
-//! Applying a peer's transactions. Runs in the apply worker.
+//! Applying a peer's transactions. Runs in the apply worker, one for each subscription.
+//!
+//! `worker` takes events from the receiver's queue and hands each change to the open `transaction`, which opens the
+//! local tables and asks `meld_core::apply` for the decision over `store`, the heap. `feedback` tracks what is durable
+//! here; only that is reported to the provider.
+
+mod feedback;
+mod store;
+mod transaction;

@@ -8,7 +8,7 @@
 use std::ffi::CStr;
 use std::mem::zeroed;
 
-use meld_core::value::Value;
+use meld_core::value::{Tuple, Value};
 use meld_core::wire::{Column, RelationDescription};
 use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
@@ -26,7 +26,10 @@ struct TypeFunction {
 enum Binary {
     Receive(TypeFunction),
     /// Received and printed as the sender's type, then read as text.
-    Convert { receive: TypeFunction, output: Box<pg_sys::FmgrInfo> },
+    Convert {
+        receive: TypeFunction,
+        output: Box<pg_sys::FmgrInfo>,
+    },
 }
 
 /// One local column that the stream brings values for.
@@ -87,6 +90,30 @@ impl ColumnMap {
     /// Whether the stream sends this local column with the keys of updates and deletes.
     pub(super) fn is_remote_key(&self, local: usize) -> bool {
         self.remote_of.get(local).copied().flatten().is_some_and(|remote| self.is_remote_key[remote])
+    }
+
+    /// The tuple with the values that it leaves out printed from a local row.
+    ///
+    /// # Safety
+    /// `values` and `nulls` are a local row's; inside a transaction.
+    pub(super) unsafe fn fill(&self, tuple: &Tuple, values: *const pg_sys::Datum, nulls: *const bool) -> Tuple {
+        let mut filled = Tuple::with_capacity(tuple.len(), tuple.size_bytes());
+        for (column, value) in self.columns.iter().zip(tuple.values()) {
+            // SAFETY: `local` is an index of the row; the output function is the one of the column's type
+            unsafe {
+                if value != Value::Unchanged {
+                    filled.push(value);
+                } else if *nulls.add(column.local) {
+                    filled.push(Value::Null);
+                } else {
+                    let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
+                    pg_sys::getTypeOutputInfo(column.type_oid, &mut function, &mut is_varlena);
+                    let text = pg_sys::OidOutputFunctionCall(function, *values.add(column.local));
+                    filled.push(Value::Text(CStr::from_ptr(text).to_bytes()));
+                }
+            }
+        }
+        filled
     }
 
     /// Fills the local row's arrays from a tuple of the stream. Columns whose values were left out keep what is in the

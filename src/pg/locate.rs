@@ -103,7 +103,10 @@ impl KeyIndex {
                 Look::Locked { followed: true } | Look::Gone => {}
             }
         }
-        Err(Failure::new(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, "row changed too often while it was looked for"))
+        Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            "row changed too often while it was looked for",
+        ))
     }
 
     /// One round: scan for the version that the snapshot sees, then lock the last one.
@@ -193,7 +196,9 @@ impl KeyIndex {
 enum Look {
     Missing,
     /// `followed`: not the version that the snapshot saw, but a later one.
-    Locked { followed: bool },
+    Locked {
+        followed: bool,
+    },
     /// Deleted or moved while we waited for it.
     Gone,
 }

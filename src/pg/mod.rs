@@ -6,9 +6,12 @@
 //! destructor may live inside a guarded closure's C frames. Only the main thread of a process may call anything here.
 
 mod columns;
+pub mod entry;
 mod locate;
+mod names;
 pub mod origin;
 pub mod target;
+pub mod truncate;
 pub mod xact;
 
 pub use pgrx::pg_sys::Oid;

@@ -7,8 +7,7 @@
 //! Writing runs as the table's owner in a restricted security context, so that a trigger or an expression can't use
 //! the rights of the worker. After an error nothing here may be used again: the transaction's end frees it all.
 
-use std::ffi::{CStr, CString};
-use std::marker::PhantomData;
+use std::ffi::CStr;
 use std::mem::size_of;
 use std::ptr::null_mut;
 
@@ -19,6 +18,7 @@ use pgrx::prelude::PgSqlErrorCode;
 
 use super::columns::{ColumnMap, name_of};
 use super::locate::{KeyIndex, RowLock};
+use super::names::table_oid;
 use super::origin::{Writer, writer_of};
 use super::xact::Xact;
 use crate::log::{Failure, Result};
@@ -57,7 +57,8 @@ pub enum RowSide {
     Local,
 }
 
-pub struct Target<'x> {
+/// Closed, or after an error left alone, before its transaction ends.
+pub struct Target {
     relation: pg_sys::Relation,
     executor: *mut pg_sys::EState,
     result: *mut pg_sys::ResultRelInfo,
@@ -74,12 +75,11 @@ pub struct Target<'x> {
     name: String,
     saved_user: (pg_sys::Oid, i32),
     saved_context: pg_sys::MemoryContext,
-    transaction: PhantomData<&'x Xact>,
 }
 
-impl<'x> Target<'x> {
+impl Target {
     /// Opens and locks the table of that name.
-    pub fn open(_xact: &'x Xact, remote: &RelationDescription) -> Result<Target<'x>> {
+    pub fn open(_xact: &Xact, remote: &RelationDescription) -> Result<Target> {
         let relation = open_relation(remote)?;
         // SAFETY: the relation is open and locked until the transaction ends
         let columns = unsafe { ColumnMap::new(remote, (*relation).rd_att) }.map_err(|missing| {
@@ -123,7 +123,6 @@ impl<'x> Target<'x> {
                 name: remote.name.clone(),
                 saved_user: (pg_sys::InvalidOid, 0),
                 saved_context: null_mut(),
-                transaction: PhantomData,
             })
         }
     }
@@ -298,6 +297,16 @@ impl<'x> Target<'x> {
         }
     }
 
+    /// The tuple with the values that it leaves out taken, as text, from the row found.
+    pub fn fill_unchanged(&mut self, tuple: &Tuple) -> Tuple {
+        // SAFETY: `local` holds a row; the printed values live in the change's memory until they are copied
+        unsafe {
+            pg_sys::slot_getsomeattrs_int(self.local, (*(*self.local).tts_tupleDescriptor).natts);
+            let (values, nulls) = ((*self.local).tts_values, (*self.local).tts_isnull);
+            self.columns.fill(tuple, values, nulls)
+        }
+    }
+
     /// A row of the current change as JSON text; values that the stream left out are not in it.
     pub fn row_json(&self, side: RowSide) -> String {
         let slot = if side == RowSide::Remote { self.remote } else { self.local };
@@ -365,23 +374,9 @@ impl<'x> Target<'x> {
 
 /// Finds, opens and locks the table.
 fn open_relation(remote: &RelationDescription) -> Result<pg_sys::Relation> {
-    let missing = || {
-        Failure::new(
-            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-            format!("table \"{}.{}\" does not exist here", remote.schema, remote.name),
-        )
-        .hint("Create it as it is at the provider, or remove it from the replication set there.")
-    };
-    let schema = CString::new(remote.schema.as_str()).map_err(|_| missing())?;
-    let name = CString::new(remote.name.as_str()).map_err(|_| missing())?;
-    // SAFETY: inside a transaction; the names live longer than the calls; a relation that was dropped in between
-    // raises "could not open relation", which is tried again
+    let oid = table_oid(&remote.schema, &remote.name)?;
+    // SAFETY: inside a transaction; a relation that was dropped in between raises "could not open relation"
     unsafe {
-        let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
-        let oid = pg_sys::get_relname_relid(name.as_ptr(), namespace);
-        if namespace == pg_sys::InvalidOid || oid == pg_sys::InvalidOid {
-            return Err(missing());
-        }
         let relation = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32);
         if (*(*relation).rd_rel).relkind != pg_sys::RELKIND_RELATION as i8 {
             pg_sys::table_close(relation, pg_sys::NoLock as i32);

@@ -1,0 +1,112 @@
+//! The heap behind `core`'s port: one change of one remote transaction on one local table.
+
+use std::collections::HashMap;
+
+use meld_core::apply::{LocalRow, LocalStamp, Operation, RowStore};
+use meld_core::conflict::{Conflict, ConflictType};
+use meld_core::ids::{NodeId, Xid};
+use meld_core::lsn::Lsn;
+use meld_core::time::{Stamp, Timestamp};
+
+use crate::conflict::{ConflictRecord, Version, record};
+use crate::log::{Failure, Result};
+use crate::pg::origin::Writer;
+use crate::pg::target::{RowSide, Target};
+
+/// How this server's writers become stamps.
+pub struct Writers {
+    pub local_node: NodeId,
+    /// By replication origin of this server.
+    pub node_of_origin: HashMap<u16, NodeId>,
+    /// Rows without a commit timestamp were written before this.
+    pub forgotten_before: Timestamp,
+}
+
+impl Writers {
+    /// An origin that is not meld's stands for a writer outside of the mesh, whose rows count as this node's own.
+    fn stamp(&self, writer: Writer) -> LocalStamp {
+        match writer {
+            Writer::ThisTransaction => LocalStamp::ThisTransaction,
+            Writer::Committed(mark) => LocalStamp::Known(Stamp {
+                commit_ts: mark.commit_ts,
+                node: self.node_of_origin.get(&mark.roident).copied().unwrap_or(self.local_node),
+            }),
+            Writer::Forgotten => LocalStamp::Before(Stamp { commit_ts: self.forgotten_before, node: self.local_node }),
+        }
+    }
+}
+
+/// What a conflict's record says about the remote transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct RemoteContext {
+    pub stamp: Stamp,
+    pub commit_lsn: Lsn,
+    pub xid: Xid,
+}
+
+/// The store of one change. The target's remote row is the change's.
+pub struct HeapStore<'s> {
+    pub target: &'s mut Target,
+    pub operation: Operation,
+    pub writers: &'s Writers,
+    pub remote: RemoteContext,
+    /// Conflicts met, for the statistics.
+    pub conflicts: &'s mut Vec<ConflictType>,
+}
+
+impl RowStore for HeapStore<'_> {
+    type Error = Failure;
+
+    fn find(&mut self) -> Result<Option<LocalRow>> {
+        if self.operation == Operation::Insert && !self.target.has_key() {
+            return Ok(None);
+        }
+        let writer = self.target.find(self.operation == Operation::Delete)?;
+        Ok(writer.map(|writer| LocalRow { stamp: self.writers.stamp(writer) }))
+    }
+
+    fn insert(&mut self) -> Result<()> {
+        self.target.insert()
+    }
+
+    fn update(&mut self) -> Result<()> {
+        self.target.update();
+        Ok(())
+    }
+
+    fn delete(&mut self) -> Result<()> {
+        self.target.delete();
+        Ok(())
+    }
+
+    fn record(&mut self, conflict: Conflict, local: Option<LocalRow>) -> Result<()> {
+        self.conflicts.push(conflict.kind);
+        let remote_json = self.target.row_json(RowSide::Remote);
+        let local_version = match local {
+            None => Version::default(),
+            Some(LocalRow { stamp }) => Version {
+                stamp: match stamp {
+                    LocalStamp::Known(stamp) => Some(stamp),
+                    LocalStamp::ThisTransaction => Some(self.remote.stamp),
+                    LocalStamp::Before(_) => None,
+                },
+                row: Some(self.target.row_json(RowSide::Local)),
+            },
+        };
+        record(&ConflictRecord {
+            conflict,
+            schema: self.target.schema(),
+            table: self.target.name(),
+            key_columns: self.target.key_columns(),
+            key_source: remote_json.clone(),
+            local: local_version,
+            remote: Version {
+                stamp: Some(self.remote.stamp),
+                row: (self.operation != Operation::Delete).then_some(remote_json),
+            },
+            unchanged_columns: self.target.unchanged_columns(),
+            remote_commit_lsn: self.remote.commit_lsn,
+            remote_xid: self.remote.xid,
+        })
+    }
+}
