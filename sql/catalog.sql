@@ -32,7 +32,9 @@ CREATE TABLE meld.node_interface (
 CREATE TABLE meld.local_node (
     only_row      boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     node_id       int NOT NULL REFERENCES meld.node,
-    node_local_if int NOT NULL REFERENCES meld.node_interface
+    node_local_if int NOT NULL REFERENCES meld.node_interface,
+    -- rows without a commit timestamp are older than this
+    created_at    timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (user_catalog_table = true);
 
 -- Which node a replication origin of this server stands for. Rows outlive their subscription: the stamps of the rows
