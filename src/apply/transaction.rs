@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use meld_core::apply::{Change, Operation, Outcome, apply_change};
 use meld_core::conflict::ConflictType;
 use meld_core::ids::RelId;
-use meld_core::lsn::Lsn;
 use meld_core::time::Stamp;
 use meld_core::value::Tuple;
 use meld_core::wire::{Begin, Commit, Delete, Insert, RelationDescription, Truncate, Update};
@@ -149,9 +148,13 @@ impl RemoteTransaction {
         (true, self.counts)
     }
 
-    /// Where the changes of the transaction stop being visible: for messages.
-    pub fn position(&self) -> Lsn {
-        self.begin.commit_lsn
+    /// The relation's description changed: its table is opened anew at the next change.
+    pub fn forget(&mut self, relation: RelId) {
+        if let Some(local) = &mut self.local
+            && let Some(target) = local.targets.remove(&relation)
+        {
+            target.close();
+        }
     }
 }
 

@@ -10,7 +10,9 @@ pub mod entry;
 mod locate;
 mod names;
 pub mod origin;
+pub mod session;
 pub mod target;
+pub mod trap;
 pub mod truncate;
 pub mod xact;
 

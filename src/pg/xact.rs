@@ -8,6 +8,8 @@ use std::marker::PhantomData;
 
 use pgrx::pg_sys;
 
+use crate::log::Result;
+
 /// Proof that this process is inside a transaction that it began itself. Not `Send`: only the main thread has one.
 pub struct Xact {
     main_thread_only: PhantomData<*mut ()>,
@@ -45,10 +47,13 @@ impl Xact {
     }
 }
 
-/// Runs `work` in a transaction of its own, with a snapshot, and commits it.
-pub fn in_transaction<T>(work: impl FnOnce(&Xact) -> T) -> T {
+/// Runs `work` in a transaction of its own, with a snapshot; commits it, or aborts it if `work` fails.
+pub fn in_transaction<T>(work: impl FnOnce(&Xact) -> Result<T>) -> Result<T> {
     let xact = Xact::begin();
     let result = xact.with_snapshot(|| work(&xact));
-    xact.commit();
+    match result {
+        Ok(_) => xact.commit(),
+        Err(_) => xact.abort(),
+    }
     result
 }
