@@ -1,1 +1,64 @@
-fn main() {}
+//! The commands of the repository: `cargo x <command>`.
+//!
+//! What a developer or a CI job does with this repository is one command here, so that both do the same thing. The
+//! Makefile only names them. Nothing in this program is part of the extension.
+//!
+//! Each command is one module. The rest is what several of them need: [`repo`] (where things are), [`run`] (child
+//! processes and Ctrl-C), [`pg`] (which PostgreSQL), [`tree`] (a private copy of its installation), [`server`]
+//! (starting and stopping servers from it).
+#![forbid(unsafe_code)]
+
+mod check;
+mod install;
+mod pg;
+mod repo;
+mod run;
+mod tidy;
+mod tree;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo x", about = "The commands of the meld repository", disable_help_subcommand = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Format, clippy, house rules and the tests that need no server
+    Check,
+    /// Prove the house rules by reading the source
+    Tidy,
+    /// Build the extension and install it into the private server tree; prints the tree's folder
+    InstallDev {
+        /// Optimised build
+        #[arg(long)]
+        release: bool,
+    },
+    /// Build the extension optimised and install it into the system's PostgreSQL
+    Install,
+}
+
+fn main() -> ExitCode {
+    run::watch_signals();
+    match perform(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(command: Command) -> Result<()> {
+    match command {
+        Command::Check => check::check(),
+        Command::Tidy => tidy::tidy_repository(),
+        Command::InstallDev { release } => install::install_dev(release),
+        Command::Install => install::install_system(),
+    }
+}
