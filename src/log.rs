@@ -4,8 +4,9 @@
 //! return a [`Failure`] and the outermost function raises it. A report never holds a connection string or a password.
 
 use pgrx::PgLogLevel;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::PgSqlErrorCode;
+
+use crate::pg::ErrorReport;
 
 pub type Result<T> = std::result::Result<T, Failure>;
 

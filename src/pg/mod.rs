@@ -17,3 +17,4 @@ pub mod truncate;
 pub mod xact;
 
 pub use pgrx::pg_sys::Oid;
+pub use pgrx::pg_sys::panic::ErrorReport;

@@ -28,7 +28,7 @@ pub fn checks(major: Major, stages: &mut Stages) -> Result<()> {
 }
 
 /// The packages whose tests need no server, those that exist.
-fn serverless_packages() -> Vec<&'static str> {
+pub fn serverless_packages() -> Vec<&'static str> {
     let packages = [("crates/core", "meld-core"), ("crates/sim", "meld-sim"), ("crates/xtask", "xtask")];
     let existing = packages.into_iter().filter(|(folder, _)| repo::root().join(folder).join("Cargo.toml").is_file());
     existing.flat_map(|(_, name)| ["--package", name]).collect()

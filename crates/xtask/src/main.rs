@@ -7,12 +7,16 @@
 //! processes and Ctrl-C), [`pg`] (which PostgreSQL), [`tree`] (a private copy of its installation), [`server`]
 //! (starting and stopping servers from it).
 #![forbid(unsafe_code)]
+#![allow(dead_code)]
 
 mod check;
 mod install;
 mod pg;
+mod poll;
 mod repo;
 mod run;
+mod server;
+mod test;
 mod tidy;
 mod tree;
 
@@ -33,6 +37,11 @@ enum Command {
     Check,
     /// Prove the house rules by reading the source
     Tidy,
+    /// Everything: the checks, the tests inside a server, and the tests of clusters
+    Test {
+        /// Run only the tests with this in their names, and skip the checks
+        filter: Option<String>,
+    },
     /// Build the extension and install it into the private server tree; prints the tree's folder
     InstallDev {
         /// Optimised build
@@ -58,6 +67,7 @@ fn perform(command: Command) -> Result<()> {
     match command {
         Command::Check => check::check(),
         Command::Tidy => tidy::tidy_repository(),
+        Command::Test { filter } => test::test(filter.as_deref()),
         Command::InstallDev { release } => install::install_dev(release),
         Command::Install => install::install_system(),
     }

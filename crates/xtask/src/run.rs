@@ -99,7 +99,8 @@ pub fn run_interactive(command: &mut Command) -> Result<()> {
 /// Runs a command quietly and returns what it wrote to its standard output, without the last line break.
 pub fn capture(command: &mut Command) -> Result<String> {
     ensure_not_interrupted()?;
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("could not start {}", shown(command)))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("could not start {}", shown(command)))?;
     ensure_not_interrupted()?;
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr);

@@ -10,12 +10,11 @@
 use crate::pg::Major;
 use crate::repo;
 use anyhow::{Context, Result, ensure};
-use nix::unistd::{User, geteuid};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-/// A folder inside a tree that is read back to learn what the tree was copied from.
+/// The file inside a tree that says what the tree was copied from.
 const SOURCE_FILE: &str = "copied-from";
 
 pub struct Tree {
@@ -117,15 +116,6 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The OS user that servers run as: PostgreSQL refuses root, so root hands over to the package's own user.
-pub fn server_user() -> Result<Option<User>> {
-    if !geteuid().is_root() {
-        return Ok(None);
-    }
-    let user = User::from_name("postgres")?;
-    Ok(Some(user.context("there is no OS user \"postgres\": it comes with the package postgresql-common")?))
 }
 
 #[cfg(test)]

@@ -15,7 +15,10 @@ fn tree_with(path: &str, text: &str) -> Vec<Violation> {
     let tidy_files = [
         ("Cargo.toml", manifest),
         ("docs/architecture.md", TABLE),
-        ("crates/core/Cargo.toml", "[dependencies]\nserde = \"1\"\nbincode = \"2\"\n\n[dev-dependencies]\nrand = \"1\"\n"),
+        (
+            "crates/core/Cargo.toml",
+            "[dependencies]\nserde = \"1\"\nbincode = \"2\"\n\n[dev-dependencies]\nrand = \"1\"\n",
+        ),
         ("src/lib.rs", "//! Root.\nuse crate::api;\n"),
         ("src/api/node.rs", "//! Uses what it may.\nuse crate::{catalog::{a, b}, pg};\nuse pgrx::prelude::*;\n"),
         ("src/pg/mod.rs", "//! The fence.\nfn f() { unsafe { pg_sys::g() } }\n"),
@@ -46,7 +49,10 @@ fn assert_tidy(path: &str, text: &str) {
 #[test]
 fn a_tidy_tree_has_no_violations() {
     assert_tidy("src/api/other.rs", "//! Words in comments: unsafe pg_sys dbg! crate::receiver\n// #[ignore]\n");
-    assert_tidy("src/api/other.rs", "//! Words in strings.\nconst A: &str = \"unsafe pg_sys::x crate::receiver::y\";\n");
+    assert_tidy(
+        "src/api/other.rs",
+        "//! Words in strings.\nconst A: &str = \"unsafe pg_sys::x crate::receiver::y\";\n",
+    );
 }
 
 #[test]

@@ -28,7 +28,9 @@ impl Source {
             let after = bytes.get(start + word.len()).copied();
             let first = word.as_bytes()[0];
             let last = word.as_bytes()[word.len() - 1];
-            !(is_word(first) && before.is_some_and(is_word)) && !(is_word(last) && after.is_some_and(is_word))
+            let longer_before = is_word(first) && before.is_some_and(is_word);
+            let longer_after = is_word(last) && after.is_some_and(is_word);
+            !longer_before && !longer_after
         };
         self.code.match_indices(word).map(|(start, _)| start).filter(whole).collect()
     }
