@@ -14,6 +14,7 @@ pub mod session;
 pub mod target;
 pub mod trap;
 pub mod truncate;
+pub mod worker;
 pub mod xact;
 
 pub use pgrx::pg_sys::Oid;
