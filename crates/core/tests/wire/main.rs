@@ -2,4 +2,5 @@
 
 mod codec;
 mod frames;
+mod golden;
 mod samples;
