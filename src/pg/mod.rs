@@ -6,10 +6,16 @@
 //! destructor may live inside a guarded closure's C frames. Only the main thread of a process may call anything here.
 
 mod columns;
+pub mod decoded;
+pub mod decoding;
+pub mod decoding_session;
 pub mod entry;
+pub mod historic;
+pub mod invalidation;
 mod locate;
 mod names;
 pub mod origin;
+pub mod output;
 pub mod session;
 pub mod target;
 pub mod trap;

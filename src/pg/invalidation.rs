@@ -1,0 +1,106 @@
+//! Which relations and types changed, for caches over the catalog.
+//!
+//! The server calls our callbacks from wherever it takes in invalidations: in the middle of catalog look-ups, also
+//! those that build a cache's entry. They can't be unregistered and outlive every cache. So they touch no cache: they
+//! only write into the inbox of each one that still lives, and its owner empties that between two uses of an entry.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::{Rc, Weak};
+
+use meld_core::ids::RelId;
+use pgrx::pg_sys;
+
+/// More changed relations than this are taken for all relations.
+const NAMED_RELATIONS_LIMIT: usize = 1024;
+
+/// What changed since the last look.
+#[derive(Default)]
+pub struct Changed {
+    pub relations: HashSet<RelId>,
+    pub all_relations: bool,
+    /// A type or a function, so that every look-up of an output function may be wrong. Implies `all_relations`.
+    pub types: bool,
+}
+
+/// An inbox. What it holds when it is made is nothing: a cache starts empty as well.
+pub struct Invalidations {
+    inbox: Rc<RefCell<Option<Changed>>>,
+}
+
+thread_local! {
+    static INBOXES: RefCell<Inboxes> = const { RefCell::new(Inboxes { registered: false, open: Vec::new() }) };
+}
+
+struct Inboxes {
+    /// The server has our callbacks.
+    registered: bool,
+    open: Vec<Weak<RefCell<Option<Changed>>>>,
+}
+
+impl Invalidations {
+    /// Begins to listen.
+    pub fn listen() -> Invalidations {
+        let inbox = Rc::new(RefCell::new(None));
+        let registered = INBOXES.with_borrow_mut(|inboxes| {
+            inboxes.open.retain(|other| other.strong_count() > 0);
+            inboxes.open.push(Rc::downgrade(&inbox));
+            std::mem::replace(&mut inboxes.registered, true)
+        });
+        if !registered {
+            register();
+        }
+        Invalidations { inbox }
+    }
+
+    /// What came in since the last call; usually nothing.
+    pub fn take(&self) -> Option<Changed> {
+        // a look first: this is asked once per change
+        if self.inbox.borrow().is_none() { None } else { self.inbox.borrow_mut().take() }
+    }
+}
+
+fn register() {
+    let nothing = pg_sys::Datum::from(0_usize);
+    // SAFETY: main thread; the callbacks are functions of this library, which is never unloaded
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), nothing);
+        for cache in [
+            pg_sys::SysCacheIdentifier::NAMESPACEOID,
+            pg_sys::SysCacheIdentifier::TYPEOID,
+            pg_sys::SysCacheIdentifier::PROCOID,
+        ] {
+            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(object_changed), nothing);
+        }
+    }
+}
+
+/// Writes into every inbox whose owner is there. Calls nothing of the server's, so it can't come here again. A process
+/// that is ending may have lost its inboxes already.
+fn note(write: impl Fn(&mut Changed)) {
+    let _ = INBOXES.try_with(|inboxes| {
+        for inbox in inboxes.borrow().open.iter().filter_map(Weak::upgrade) {
+            write(inbox.borrow_mut().get_or_insert_default());
+        }
+    });
+}
+
+unsafe extern "C-unwind" fn relation_changed(_: pg_sys::Datum, relation: pg_sys::Oid) {
+    note(|changed| {
+        if relation == pg_sys::InvalidOid || changed.relations.len() >= NAMED_RELATIONS_LIMIT {
+            changed.all_relations = true;
+            changed.relations.clear();
+        } else if !changed.all_relations {
+            changed.relations.insert(RelId(relation.to_u32()));
+        }
+    });
+}
+
+unsafe extern "C-unwind" fn object_changed(_: pg_sys::Datum, cache: i32, _hash: pg_sys::uint32) {
+    let is_schema = cache == pg_sys::SysCacheIdentifier::NAMESPACEOID as i32;
+    note(|changed| {
+        changed.all_relations = true;
+        changed.relations.clear();
+        changed.types |= !is_schema;
+    });
+}
