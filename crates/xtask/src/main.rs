@@ -16,6 +16,7 @@ mod poll;
 mod repo;
 mod run;
 mod server;
+mod setup;
 mod test;
 mod tidy;
 mod tree;
@@ -33,6 +34,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Install what is missing to build and test meld
+    Setup,
     /// Format, clippy, house rules and the tests that need no server
     Check,
     /// Prove the house rules by reading the source
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
 
 fn perform(command: Command) -> Result<()> {
     match command {
+        Command::Setup => setup::setup(),
         Command::Check => check::check(),
         Command::Tidy => tidy::tidy_repository(),
         Command::Test { filter } => test::test(filter.as_deref()),

@@ -1,15 +1,16 @@
 //! `cargo x test`: everything that is tested, and nothing left behind.
 //!
-//! Stages: the checks of `cargo x check`, the extension installed into the private tree, `#[pg_test]`s inside a server
+//! Stages: setup, the checks of `cargo x check`, the extension installed into the private tree, `#[pg_test]`s inside a server
 //! of their own, and the cluster tests (`pgrx-tests`). The servers live below the work folder; whatever still runs
 //! there when this ends, for whatever reason, is stopped.
 
 use crate::check::{self, cargo};
 use crate::install;
-use crate::pg::{self, Major};
+use crate::pg::Major;
 use crate::repo;
 use crate::run::{self, Stages};
 use crate::server::{Account, stop_all_below};
+use crate::setup;
 use crate::tree::Tree;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 pub fn test(filter: Option<&str>) -> Result<()> {
     let mut stages = Stages::default();
-    let major = pg::installed()?;
+    let major = stages.stage("setup", setup::prepare)?;
     let _one_at_a_time = lock()?;
     match filter {
         None => check::checks(major, &mut stages)?,
