@@ -79,7 +79,6 @@ pub trait OutputPlugin: Sized + 'static {
 }
 
 /// Makes the library an output plugin: exports `_PG_output_plugin_init` for an [`OutputPlugin`].
-#[macro_export]
 macro_rules! export_output_plugin {
     ($plugin:ty) => {
         /// The server's way in, called when a slot names this library.
@@ -93,6 +92,7 @@ macro_rules! export_output_plugin {
         }
     };
 }
+pub(crate) use export_output_plugin;
 
 /// Where a plugin's output goes.
 pub struct Sink<'a> {

@@ -17,4 +17,4 @@ mod publication;
 mod sender;
 mod start;
 
-crate::export_output_plugin!(sender::Sender);
+crate::pg::decoding::export_output_plugin!(sender::Sender);
