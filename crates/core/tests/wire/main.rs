@@ -3,4 +3,5 @@
 mod codec;
 mod frames;
 mod golden;
+mod options;
 mod samples;
