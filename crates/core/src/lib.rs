@@ -8,9 +8,13 @@
 pub mod apply;
 pub mod clock;
 pub mod conflict;
+pub mod converge;
+pub mod counter;
+pub mod horizon;
 pub mod identity;
 pub mod ids;
 pub mod lsn;
 pub mod time;
+pub mod tombstone;
 pub mod value;
 pub mod wire;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What an incoming change met. The first eight carry PostgreSQL's own names.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum ConflictType {
     InsertExists,
     UpdateOriginDiffers,

@@ -1,0 +1,71 @@
+//! What a node commits by itself before a remote transaction that needs it: removals and parents written anew.
+//!
+//! Runs in a transaction of its own, after the remote one was aborted. It must be durable before anyone sees it, and it is
+//! replicated like any other local transaction. The state may have moved on since the need was found (local users go on
+//! writing), so each item looks again; the remote transaction is then applied again and finds what is left to do.
+
+use super::port::{First, Here, LinkedStore, Outcome, Removal, Values};
+use super::removal::{removals_of_children, strikes, take_away};
+use crate::conflict::{Conflict, ConflictType, Resolution};
+use crate::time::Stamp;
+
+/// Carries out what an [`Outcome::First`] asked for. `led_by` is the stamp of the remote transaction. Answers `Applied`,
+/// or `Undecided` where a stamp is forgotten that would decide: then the remote transaction is a permanent failure.
+pub fn carry_out<S: LinkedStore>(
+    first: &[First<S::Row>],
+    led_by: Stamp,
+    store: &mut S,
+) -> Result<Outcome<S::Row>, S::Error> {
+    for item in first {
+        let decided = match item {
+            First::Remove(removal) => remove(removal, led_by, store)?,
+            First::KeepParent { parent, or_else } => keep_parent(parent, or_else, led_by, store)?,
+        };
+        if !decided {
+            return Ok(Outcome::Undecided);
+        }
+    }
+    Ok(Outcome::Applied)
+}
+
+/// Children go before their parents, here and in the stream, so that no node has to remove them once more.
+fn remove<S: LinkedStore>(removal: &Removal<S::Row>, led_by: Stamp, store: &mut S) -> Result<bool, S::Error> {
+    let here = store.find(&removal.row)?;
+    match strikes(here, removal.version) {
+        None => return Ok(false),
+        Some(false) => return Ok(true),
+        Some(true) => {}
+    }
+    if matches!(here, Here::Live(_)) {
+        for child in removals_of_children(&removal.row, led_by, store)? {
+            if !remove(&child, led_by, store)? {
+                return Ok(false);
+            }
+        }
+    }
+    store.announce(removal)?;
+    take_away(removal, here, store)?;
+    Ok(true)
+}
+
+fn keep_parent<S: LinkedStore>(
+    parent: &S::Row,
+    or_else: &Removal<S::Row>,
+    led_by: Stamp,
+    store: &mut S,
+) -> Result<bool, S::Error> {
+    let here = store.find(parent)?;
+    let kept = Conflict { kind: ConflictType::ForeignKey, resolution: Resolution::KeepLocal };
+    match here {
+        Here::Live(_) => store.rewrite(parent, Values::IncomingOverHere)?,
+        Here::Nothing | Here::Dead(_) if !store.has_fetched(parent) => return Ok(true),
+        Here::Nothing | Here::Dead(_) => {
+            if !store.clashes(parent, Values::Fetched)?.is_empty() {
+                return remove(or_else, led_by, store);
+            }
+            store.rewrite(parent, Values::Fetched)?;
+        }
+    }
+    store.record(parent, kept, here)?;
+    Ok(true)
+}
