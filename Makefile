@@ -1,6 +1,12 @@
 # Thin names for the commands in crates/xtask: `cargo x --help` lists them all.
 
-.PHONY: test check install setup
+.PHONY: demo demo-stop test check install setup
+
+demo: setup
+	@cargo x demo
+
+demo-stop:
+	@cargo x demo-stop
 
 test: setup
 	@cargo x test

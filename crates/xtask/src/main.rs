@@ -7,12 +7,11 @@
 //! processes and Ctrl-C), [`pg`] (which PostgreSQL), [`tree`] (a private copy of its installation), [`server`]
 //! (starting and stopping servers from it).
 #![forbid(unsafe_code)]
-#![allow(dead_code)]
 
 mod check;
+mod demo;
 mod install;
 mod pg;
-mod poll;
 mod repo;
 mod run;
 mod server;
@@ -45,6 +44,10 @@ enum Command {
         /// Run only the tests with this in their names, and skip the checks
         filter: Option<String>,
     },
+    /// Start three nodes, provoke conflicts on them, show how each was decided, and leave the mesh running
+    Demo,
+    /// End the demo and remove it
+    DemoStop,
     /// Build the extension and install it into the private server tree; prints the tree's folder
     InstallDev {
         /// Optimised build
@@ -72,6 +75,8 @@ fn perform(command: Command) -> Result<()> {
         Command::Check => check::check(),
         Command::Tidy => tidy::tidy_repository(),
         Command::Test { filter } => test::test(filter.as_deref()),
+        Command::Demo => demo::demo(),
+        Command::DemoStop => demo::stop(),
         Command::InstallDev { release } => install::install_dev(release),
         Command::Install => install::install_system(),
     }

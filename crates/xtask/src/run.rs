@@ -109,6 +109,15 @@ pub fn capture(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
 }
 
+/// Runs a command that starts a daemon, without output: a daemon would hold a pipe of ours open.
+pub fn quiet(command: &mut Command) -> Result<()> {
+    ensure_not_interrupted()?;
+    let streams = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let status = streams.status().with_context(|| format!("could not start {}", shown(command)))?;
+    ensure!(status.success(), "{} failed ({status})", shown(command));
+    Ok(())
+}
+
 /// Whether a program can be found through PATH.
 pub fn have_program(name: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, chown, geteuid};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How deep below a folder of clusters a data folder may lie.
 const DATA_DEPTH: usize = 4;
+/// How long to wait before a process is looked at again.
+const POLL_EVERY: Duration = Duration::from_millis(50);
 
 /// Who runs servers: PostgreSQL refuses root, so root hands over to the user that the package made.
 pub struct Account(Option<User>);
@@ -47,10 +50,24 @@ impl Account {
     pub fn folder(&self, name: &str) -> Result<PathBuf> {
         let folder = repo::work()?.join(name);
         fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
-        if let Some(user) = &self.0 {
-            chown(&folder, Some(user.uid), Some(user.gid))?;
-        }
+        self.give(&folder)?;
         Ok(folder)
+    }
+
+    /// As [`Account::folder`], and nobody else may enter it.
+    pub fn private_folder(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.folder(name)?;
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+        Ok(folder)
+    }
+
+    /// Makes a file or folder of ours this user's.
+    pub fn give(&self, path: &Path) -> Result<()> {
+        if let Some(user) = &self.0 {
+            chown(path, Some(user.uid), Some(user.gid))
+                .with_context(|| format!("could not give {} to {}", path.display(), user.name))?;
+        }
+        Ok(())
     }
 }
 
@@ -67,7 +84,7 @@ pub fn stop_all_below(folder: &Path) {
         }
         let deadline = Instant::now() + Duration::from_secs(patience);
         while running.iter().any(|pid| is_alive(*pid)) && Instant::now() < deadline {
-            crate::poll::pause();
+            std::thread::sleep(POLL_EVERY);
         }
     }
 }

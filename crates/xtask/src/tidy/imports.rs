@@ -57,7 +57,6 @@ fn foreign_uses(source: &Source, room: &str, row: &Row, crates: &[String]) -> Ve
         found.push(Violation::new("imports", &source.path, source.line(at), message));
     };
     for (at, used) in paths_below(source, "crate::") {
-        // Items of the crate root itself (macros, the extension's name) are no room.
         if used != room && !used.is_empty() && is_room_name(&used) && !row.rooms.contains(&used) {
             refuse(at, format!("room `{room}` may not use room `{used}` (import table of {DOCUMENT})"));
         }
@@ -76,7 +75,7 @@ fn foreign_uses(source: &Source, room: &str, row: &Row, crates: &[String]) -> Ve
     found
 }
 
-/// Modules are written in small letters; types and macros of the crate root are not looked at.
+/// Modules are written in small letters; types of the crate root are not looked at.
 fn is_room_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
@@ -87,7 +86,11 @@ fn paths_below(source: &Source, prefix: &str) -> Vec<(usize, String)> {
     for at in source.words(prefix) {
         let after = at + prefix.len();
         if !source.code[after..].starts_with('{') {
-            found.push((at, identifier(&source.code, after).to_owned()));
+            let name = identifier(&source.code, after);
+            // A macro belongs to the crate root, wherever it is written down.
+            if !source.code[after + name.len()..].starts_with('!') {
+                found.push((at, name.to_owned()));
+            }
             continue;
         }
         let (mut depth, mut start_of_name) = (0, true);

@@ -74,6 +74,7 @@ fn a_forbidden_room_is_found() {
     assert_found("src/catalog/bad.rs", "//! H.\nuse crate::{\n    pg::x,\n    api::{y, z},\n};\n", "imports", 4);
     assert_found("src/receiver/bad.rs", "//! H.\nfn f() { crate::catalog::g() }\n", "imports", 2);
     assert_found("src/catalog/bad.rs", "//! H.\nuse super::super::api;\n", "imports", 2);
+    assert_tidy("src/catalog/good.rs", "//! H.\ncrate::some_macro!(x);\nuse crate::pg;\n");
 }
 
 #[test]
