@@ -29,3 +29,13 @@ pub extern "C-unwind" fn _PG_init() {
     settings::register();
     workers::init();
 }
+
+/// Settings of the server that `#[pg_test]`s run in.
+#[cfg(test)]
+pub mod pg_test {
+    pub fn setup(_options: Vec<&str>) {}
+
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["wal_level = logical", "track_commit_timestamp = on", "shared_preload_libraries = 'meld'"]
+    }
+}

@@ -13,7 +13,20 @@ pub static SAVE_RESOLUTIONS: GucSetting<bool> = GucSetting::<bool>::new(true);
 /// Node number in snowflake ids; 0 stands for the node id.
 pub static SNOWFLAKE_NODE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
+/// Makes the older version win on this node, so that tests can be seen to fail. Not in an ordinary build.
+#[cfg(feature = "planted_fault")]
+pub static PLANTED_FAULT: GucSetting<bool> = GucSetting::<bool>::new(false);
+
 pub fn register() {
+    #[cfg(feature = "planted_fault")]
+    GucRegistry::define_bool_guc(
+        c"meld.planted_fault",
+        c"Makes conflicts go wrong on this node.",
+        c"",
+        &PLANTED_FAULT,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     GucRegistry::define_int_guc(
         c"meld.apply_queue_size",
         c"Memory for changes that were received and are not applied yet, for each subscription.",

@@ -62,7 +62,10 @@ impl RowStore for HeapStore<'_> {
             return Ok(None);
         }
         let writer = self.target.find(self.operation == Operation::Delete)?;
-        Ok(writer.map(|writer| LocalRow { stamp: self.writers.stamp(writer) }))
+        let stamp = writer.map(|writer| self.writers.stamp(writer));
+        #[cfg(feature = "planted_fault")]
+        let stamp = stamp.map(|stamp| planted_fault(stamp, self.remote.stamp));
+        Ok(stamp.map(|stamp| LocalRow { stamp }))
     }
 
     fn insert(&mut self) -> Result<()> {
@@ -108,5 +111,18 @@ impl RowStore for HeapStore<'_> {
             remote_commit_lsn: self.remote.commit_lsn,
             remote_xid: self.remote.xid,
         })
+    }
+}
+
+/// For the test of the tests: on a node where `meld.planted_fault` is on, the older of two versions wins. A stamp is
+/// mirrored at the one that it meets.
+#[cfg(feature = "planted_fault")]
+fn planted_fault(local: LocalStamp, remote: Stamp) -> LocalStamp {
+    match local {
+        LocalStamp::Known(stamp) if stamp.node != remote.node && crate::settings::PLANTED_FAULT.get() => {
+            let mirrored = remote.commit_ts.0.saturating_mul(2).saturating_sub(stamp.commit_ts.0);
+            LocalStamp::Known(Stamp { commit_ts: Timestamp(mirrored), ..stamp })
+        }
+        _ => local,
     }
 }

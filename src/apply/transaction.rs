@@ -17,8 +17,9 @@ use pgrx::prelude::PgSqlErrorCode;
 
 use super::store::{HeapStore, RemoteContext, Writers};
 use crate::log::{Failure, Result};
+use crate::pg::executor::ChangeMemory;
 use crate::pg::origin;
-use crate::pg::target::{ChangeMemory, Target};
+use crate::pg::target::Target;
 use crate::pg::truncate::truncate_tables;
 use crate::pg::xact::Xact;
 

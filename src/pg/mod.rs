@@ -10,6 +10,7 @@ pub mod decoded;
 pub mod decoding;
 pub mod decoding_session;
 pub mod entry;
+pub mod executor;
 pub mod historic;
 pub mod invalidation;
 mod locate;
@@ -18,6 +19,8 @@ pub mod origin;
 pub mod output;
 pub mod session;
 pub mod target;
+#[cfg(any(test, feature = "pg_test"))]
+mod target_tests;
 pub mod trap;
 pub mod truncate;
 pub mod worker;

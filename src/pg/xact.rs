@@ -26,6 +26,12 @@ impl Xact {
         Xact { main_thread_only: PhantomData }
     }
 
+    /// The transaction that a backend is in while a statement runs. Not to be ended through this.
+    #[cfg(any(test, feature = "pg_test"))]
+    pub fn of_backend() -> Xact {
+        Xact { main_thread_only: PhantomData }
+    }
+
     pub fn commit(self) {
         // SAFETY: `self` proves that a transaction is open
         unsafe { pg_sys::CommitTransactionCommand() }

@@ -1,0 +1,101 @@
+//! What the executor needs to write to one table without a plan.
+
+use std::mem::size_of;
+use std::ptr::null_mut;
+
+use pgrx::pg_sys;
+
+use super::columns::ColumnMap;
+use super::xact::Xact;
+
+/// Memory for one change, emptied after each.
+pub struct ChangeMemory {
+    pub(super) context: pg_sys::MemoryContext,
+}
+
+impl ChangeMemory {
+    /// Lives in the transaction and goes with it.
+    pub fn new(_xact: &Xact) -> ChangeMemory {
+        // SAFETY: inside a transaction, so its context exists; the name is static
+        let context = unsafe {
+            pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopTransactionContext,
+                c"meld change".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            )
+        };
+        ChangeMemory { context }
+    }
+}
+
+/// The one range table entry that the executor wants: says that every column may change.
+///
+/// # Safety
+/// In the executor's context; the relation is open.
+pub(super) unsafe fn init_range_table(executor: *mut pg_sys::EState, relation: pg_sys::Relation) {
+    // SAFETY: a node is zeroed memory with its tag; lists are made in the current context
+    unsafe {
+        let entry: *mut pg_sys::RangeTblEntry = pg_sys::palloc0(size_of::<pg_sys::RangeTblEntry>()).cast();
+        (*entry).type_ = pg_sys::NodeTag::T_RangeTblEntry;
+        (*entry).rtekind = pg_sys::RTEKind::RTE_RELATION;
+        (*entry).relid = (*relation).rd_id;
+        (*entry).relkind = (*(*relation).rd_rel).relkind;
+        (*entry).rellockmode = pg_sys::RowExclusiveLock as i32;
+        let mut updated: *mut pg_sys::Bitmapset = null_mut();
+        for number in 1..=(*(*relation).rd_att).natts {
+            updated = pg_sys::bms_add_member(updated, number - pg_sys::FirstLowInvalidHeapAttributeNumber);
+        }
+        let table = pg_sys::lappend(null_mut(), entry.cast());
+        #[cfg(feature = "pg15")]
+        {
+            (*entry).updatedCols = updated;
+            pg_sys::ExecInitRangeTable(executor, table);
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            let mut permissions: *mut pg_sys::List = null_mut();
+            let permission = pg_sys::addRTEPermissionInfo(&mut permissions, entry);
+            (*permission).updatedCols = updated;
+            #[cfg(not(feature = "pg18"))]
+            pg_sys::ExecInitRangeTable(executor, table, permissions);
+            #[cfg(feature = "pg18")]
+            pg_sys::ExecInitRangeTable(executor, table, permissions, pg_sys::bms_make_singleton(1));
+        }
+    }
+}
+
+/// # Safety
+/// `plan_check` is zeroed memory in the executor's context.
+pub(super) unsafe fn init_plan_check(plan_check: *mut pg_sys::EPQState, executor: *mut pg_sys::EState) {
+    // SAFETY: there is no plan; the state only has to be there for triggers
+    unsafe {
+        #[cfg(feature = "pg15")]
+        pg_sys::EvalPlanQualInit(plan_check, executor, null_mut(), null_mut(), -1);
+        #[cfg(not(feature = "pg15"))]
+        pg_sys::EvalPlanQualInit(plan_check, executor, null_mut(), null_mut(), -1, null_mut());
+    }
+}
+
+/// Expressions for the columns that the stream does not bring.
+///
+/// # Safety
+/// In the executor's context; the relation is open.
+pub(super) unsafe fn prepare_defaults(
+    relation: pg_sys::Relation,
+    executor: *mut pg_sys::EState,
+    columns: &ColumnMap,
+) -> Vec<(usize, *mut pg_sys::ExprState)> {
+    let mut defaults = Vec::new();
+    for &column in &columns.extra {
+        // SAFETY: `column` is one of the relation's; a column without default has a null expression
+        unsafe {
+            let expression = pg_sys::build_column_default(relation, column as i32 + 1);
+            if !expression.is_null() {
+                defaults.push((column, pg_sys::ExecPrepareExpr(expression.cast(), executor)));
+            }
+        }
+    }
+    defaults
+}
