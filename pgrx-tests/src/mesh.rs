@@ -1,0 +1,89 @@
+//! A full mesh, built the way a user does it.
+
+use crate::cluster::Cluster;
+use crate::node::{Node, literal};
+use crate::settle;
+
+/// Name of the subscription by which one node follows another.
+pub fn subscription(subscriber: &Node, provider: &Node) -> String {
+    format!("{}_{}", subscriber.name, provider.name)
+}
+
+/// Makes every database a node and subscribes each to each. Tables join the sets later, by [`replicate`].
+#[track_caller]
+pub fn connect_all(cluster: &Cluster) {
+    cluster.nodes().iter().for_each(create_node);
+    for (subscriber, provider) in cluster.links() {
+        subscribe(subscriber, provider, &provider.dsn());
+    }
+    for (subscriber, provider) in cluster.links() {
+        wait_until_replicating(subscriber, provider);
+    }
+}
+
+/// The extension and the local node, with the node's place in the cluster as its number.
+#[track_caller]
+pub fn create_node(node: &Node) {
+    let (name, dsn) = (literal(&node.name), literal(&node.dsn()));
+    node.batch("CREATE EXTENSION meld");
+    node.batch(&format!("SELECT meld.node_create({name}, {dsn}, node_id => {})", node.id()));
+}
+
+#[track_caller]
+pub fn subscribe(subscriber: &Node, provider: &Node, dsn: &str) {
+    let name = subscription(subscriber, provider);
+    subscriber.batch(&format!("SELECT meld.sub_create({}, {})", literal(&name), literal(dsn)));
+}
+
+#[track_caller]
+pub fn wait_until_replicating(subscriber: &Node, provider: &Node) {
+    let name = subscription(subscriber, provider);
+    subscriber.batch(&format!("SELECT meld.sub_wait_for_sync({})", literal(&name)));
+}
+
+/// Runs statements that make tables on every node, then adds all tables of schema `public` to the default set.
+#[track_caller]
+pub fn replicate(cluster: &Cluster, tables: &str) {
+    cluster.batch(tables);
+    cluster.batch("SELECT meld.repset_add_all_tables('default', '{public}')");
+}
+
+/// Stops all links, so that the nodes can be written to apart.
+#[track_caller]
+pub fn disconnect(cluster: &Cluster) {
+    for (subscriber, provider) in cluster.links() {
+        set_enabled(subscriber, provider, false);
+    }
+}
+
+/// Starts all links again and waits until the nodes have settled.
+#[track_caller]
+pub fn reconnect(cluster: &Cluster) {
+    for (subscriber, provider) in cluster.links() {
+        set_enabled(subscriber, provider, true);
+    }
+    settle::settle(cluster);
+}
+
+/// Stops or starts one link; a stopped one has no worker left when this returns.
+#[track_caller]
+pub fn set_enabled(subscriber: &Node, provider: &Node, enabled: bool) {
+    let name = literal(&subscription(subscriber, provider));
+    if enabled {
+        subscriber.batch(&format!("SELECT meld.sub_enable({name}, immediate => true)"));
+        return;
+    }
+    subscriber.batch(&format!("SELECT meld.sub_disable({name}, immediate => true)"));
+    crate::wait::until_equal(&format!("state of {name}"), "disabled".to_owned(), || status(subscriber, provider));
+    let slot: String =
+        subscriber.value(&format!("SELECT sub_slot_name::text FROM meld.subscription WHERE sub_name = {name}"));
+    let active = format!("SELECT count(*) FROM pg_replication_slots WHERE active AND slot_name = {}", literal(&slot));
+    crate::wait::until_equal("active slots", 0_i64, || provider.value(&active));
+}
+
+/// State of a link as the subscriber shows it.
+#[track_caller]
+pub fn status(subscriber: &Node, provider: &Node) -> String {
+    let name = literal(&subscription(subscriber, provider));
+    subscriber.value(&format!("SELECT status FROM meld.sub_show_status({name})"))
+}
