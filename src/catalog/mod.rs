@@ -1,1 +1,14 @@
 //! Typed rows of meld's own tables.
+//!
+//! Every function runs queries through SPI, inside an open transaction with an active snapshot. Reads see what that
+//! snapshot sees until the transaction has written something, then what the last statement left.
+
+pub mod node;
+pub mod origin;
+mod query;
+pub mod relation;
+pub mod repset;
+pub mod subscription;
+
+pub use node::Node;
+pub use subscription::Subscription;

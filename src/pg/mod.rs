@@ -18,6 +18,7 @@ mod names;
 pub mod origin;
 pub mod output;
 pub mod session;
+pub mod shmem;
 pub mod target;
 #[cfg(any(test, feature = "pg_test"))]
 mod target_tests;

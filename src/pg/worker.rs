@@ -334,6 +334,12 @@ impl Launched {
     }
 }
 
+/// Ends this worker at once, as one that has nothing to do. Only while it has no threads and no transaction.
+pub fn quit() -> ! {
+    // SAFETY: runs the exit callbacks of the server and ends the process
+    unsafe { pg_sys::proc_exit(0) }
+}
+
 /// The text that [`launch`] gave to this worker.
 pub fn launch_extra() -> &'static str {
     pgrx::bgworkers::BackgroundWorker::get_extra().trim_end_matches('\0')

@@ -14,6 +14,7 @@ pub mod horizon;
 pub mod identity;
 pub mod ids;
 pub mod lsn;
+pub mod names;
 pub mod time;
 pub mod tombstone;
 pub mod value;

@@ -1,0 +1,47 @@
+//! Queries on meld's tables, with their outcome as [`Result`].
+
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::PgSqlErrorCode;
+use pgrx::spi::SpiHeapTupleData;
+use pgrx::{FromDatum, IntoDatum, Spi};
+
+use crate::log::{Failure, Result};
+
+/// A row of a result; columns are counted from 1.
+pub struct Row<'a>(SpiHeapTupleData<'a>);
+
+impl Row<'_> {
+    pub fn get<T: IntoDatum + FromDatum>(&self, column: usize) -> Result<T> {
+        self.optional(column)?.ok_or_else(|| {
+            Failure::new(
+                PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+                format!("unexpected null in column {column} of a query on meld's catalog"),
+            )
+        })
+    }
+
+    pub fn optional<T: IntoDatum + FromDatum>(&self, column: usize) -> Result<Option<T>> {
+        Ok(self.0.get(column)?)
+    }
+}
+
+/// The rows of a query that changes nothing.
+pub fn rows<T>(sql: &str, args: &[DatumWithOid], read: impl Fn(&Row) -> Result<T>) -> Result<Vec<T>> {
+    Spi::connect(|client| client.select(sql, None, args)?.map(|row| read(&Row(row))).collect())
+}
+
+/// The first row of a query that changes nothing.
+pub fn first<T>(sql: &str, args: &[DatumWithOid], read: impl Fn(&Row) -> Result<T>) -> Result<Option<T>> {
+    Ok(rows(sql, args, read)?.into_iter().next())
+}
+
+/// The rows that a changing statement returns.
+pub fn change<T>(sql: &str, args: &[DatumWithOid], read: impl Fn(&Row) -> Result<T>) -> Result<Vec<T>> {
+    Spi::connect_mut(|client| client.update(sql, None, args)?.map(|row| read(&Row(row))).collect())
+}
+
+/// Runs a changing statement.
+pub fn execute(sql: &str, args: &[DatumWithOid]) -> Result<()> {
+    Spi::connect_mut(|client| client.update(sql, None, args).map(|_| ()))?;
+    Ok(())
+}
