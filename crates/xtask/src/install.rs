@@ -46,9 +46,17 @@ pub fn install_system() -> Result<()> {
     Ok(())
 }
 
-fn pgrx_install(pg_config: &Path, release: bool) -> Command {
+/// `cargo pgrx`, told not to build every crate with linker flags of its own: build.rs has them for the one library
+/// that needs them, and so the same build of all dependencies serves tests and installation.
+pub fn cargo_pgrx() -> Command {
     let mut command = Command::new("cargo");
-    command.args(["pgrx", "install", "--package", "meld", "--pg-config"]).arg(pg_config).current_dir(repo::root());
+    command.arg("pgrx").current_dir(repo::root()).env("CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND", "1");
+    command
+}
+
+fn pgrx_install(pg_config: &Path, release: bool) -> Command {
+    let mut command = cargo_pgrx();
+    command.args(["install", "--package", "meld", "--pg-config"]).arg(pg_config);
     if release {
         command.arg("--release");
     }

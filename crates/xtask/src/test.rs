@@ -66,8 +66,8 @@ fn tests_inside(major: Major, account: &Account, filter: Option<&str>) -> Result
 
     let data = account.folder("pg_tests")?;
     let _sweep = Sweep(data.clone());
-    let mut command = cargo();
-    command.args(["pgrx", "test", "--package", "meld", "--pgdata"]).arg(&data).env("PGRX_HOME", &pgrx_home);
+    let mut command = install::cargo_pgrx();
+    command.args(["test", "--package", "meld", "--pgdata"]).arg(&data).env("PGRX_HOME", &pgrx_home);
     if let Some(user) = account.other_name() {
         command.args(["--runas", user]).env("PATH", path_with_sudo(&work)?);
     } else {
