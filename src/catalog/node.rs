@@ -45,6 +45,12 @@ pub(super) fn checked_id(number: i32) -> Result<NodeId> {
     })
 }
 
+/// Whether this database has the extension.
+pub fn installed() -> Result<bool> {
+    let sql = "SELECT pg_catalog.to_regclass('meld.local_node') IS NOT NULL";
+    Ok(query::first(sql, &[], |row| row.get(1))?.unwrap_or(false))
+}
+
 /// The node that this database is, as it is now: a copied cluster or a renamed database shows at once.
 pub fn local() -> Result<Option<Node>> {
     let sql = format!("SELECT {COLUMNS} FROM meld.local_node l JOIN meld.node n ON n.node_id = l.node_id");

@@ -6,6 +6,7 @@
 //! destructor may live inside a guarded closure's C frames. Only the main thread of a process may call anything here.
 
 mod columns;
+pub mod databases;
 pub mod decoded;
 pub mod decoding;
 pub mod decoding_session;

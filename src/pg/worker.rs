@@ -8,7 +8,7 @@
 //!
 //! Everything here belongs to the main thread of a worker, except [`wake`], which any server process may call.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
 use std::time::Duration;
 
@@ -178,14 +178,18 @@ pub fn pause(timeout: Duration) {
 
 /// Shown in `pg_stat_activity`.
 pub fn set_application_name(name: &str) {
-    let name = c_string(name);
-    // SAFETY: the server copies the text
+    set_for_session(c"application_name", &c_string(name));
+}
+
+/// Sets a setting for the life of this worker.
+pub fn set_for_session(name: &CStr, value: &CStr) {
+    // SAFETY: the server copies both texts; raises if the value is not one for that setting
     unsafe {
         pg_sys::SetConfigOption(
-            c"application_name".as_ptr(),
             name.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
         );
     }
 }
@@ -328,16 +332,28 @@ impl Launched {
         }
     }
 
+    /// Takes the launch back if the worker is not there yet; else gives it back, for [`terminate`] to end it.
+    pub fn cancel(self) -> Option<Launched> {
+        match self.status() {
+            LaunchStatus::Starting => {
+                self.terminate();
+                None
+            }
+            LaunchStatus::Running => Some(self),
+            LaunchStatus::Ended => None,
+        }
+    }
+
     /// Asks the postmaster to end it: SIGTERM if it runs, and it is not started if it does not run yet.
     pub fn terminate(self) {
         self.0.terminate();
     }
 }
 
-/// Ends this worker at once, as one that has nothing to do. Only while it has no threads and no transaction.
-pub fn quit() -> ! {
+/// Ends this worker at once. Only while it has no threads and no transaction.
+pub fn exit(code: i32) -> ! {
     // SAFETY: runs the exit callbacks of the server and ends the process
-    unsafe { pg_sys::proc_exit(0) }
+    unsafe { pg_sys::proc_exit(code) }
 }
 
 /// The text that [`launch`] gave to this worker.

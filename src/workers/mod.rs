@@ -1,7 +1,11 @@
 //! Background workers: who starts whom, and the shared memory that they meet in.
 
+mod manager;
 pub mod registry;
+mod supervisor;
 mod text;
+
+use std::time::Duration;
 
 use crate::pg::{shmem, worker};
 
@@ -9,5 +13,6 @@ use crate::pg::{shmem, worker};
 pub fn init() {
     if worker::preloading() {
         shmem::preload(vec![registry::reservation()]);
+        worker::register_static(supervisor::SUPERVISOR, Duration::from_secs(1));
     }
 }

@@ -412,7 +412,7 @@ pub fn attach(slot: usize) -> Assignment {
     };
     match TABLE.write(attach).flatten() {
         Some(assignment) => assignment,
-        None => worker::quit(),
+        None => worker::exit(0),
     }
 }
 
