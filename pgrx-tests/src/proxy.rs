@@ -147,7 +147,7 @@ fn relay(client: &TcpStream, server: &TcpStream, shared: &Arc<Shared>) -> Result
 /// Holds on while the network is stalled; whether to go on afterwards.
 fn wait_while_stalled(shared: &Shared) -> bool {
     while shared.damage() == Damage::Stall && !shared.ended() {
-        std::thread::sleep(Duration::from_millis(20));
+        crate::wait::pause();
     }
     shared.damage() != Damage::Refuse && !shared.ended()
 }

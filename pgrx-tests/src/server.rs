@@ -202,7 +202,7 @@ pub fn destroy_processes_in(data: &Path) {
         for process in left {
             let _ = send(process.pid, Signal::KILL);
         }
-        std::thread::sleep(Duration::from_millis(10));
+        crate::wait::pause();
     }
 }
 

@@ -27,8 +27,13 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Look<T>) 
         if start.elapsed() > limit {
             panic!("waited {:.1} s for {what}; last seen: {seen}", start.elapsed().as_secs_f32());
         }
-        std::thread::sleep(POLL_EVERY);
+        pause();
     }
+}
+
+/// The rest between two looks, for loops that have an end of their own.
+pub fn pause() {
+    std::thread::sleep(POLL_EVERY);
 }
 
 /// Waits until `look` gives a value for which `holds` is true.
