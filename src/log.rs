@@ -6,6 +6,8 @@
 use pgrx::PgLogLevel;
 use pgrx::prelude::PgSqlErrorCode;
 
+use crate::receiver::LinkError;
+
 use crate::pg::ErrorReport;
 
 pub type Result<T> = std::result::Result<T, Failure>;
@@ -38,6 +40,18 @@ impl Failure {
         self
     }
 
+    /// An error that came from elsewhere with the five characters of its SQLSTATE.
+    pub fn with_sqlstate(sqlstate: &str, message: impl Into<String>) -> Failure {
+        let code = sqlstate.bytes().rev().fold(0, |code, byte| code << 6 | (i32::from(byte) - i32::from(b'0') & 0x3F));
+        Failure::new(PgSqlErrorCode::from(code), message)
+    }
+
+    /// The five characters of the SQLSTATE.
+    pub fn sqlstate(&self) -> String {
+        let code = self.code as i32;
+        (0..5).map(|i| char::from(b'0' + (code >> (6 * i) & 0x3F) as u8)).collect()
+    }
+
     fn report(self) -> ErrorReport {
         let mut report = ErrorReport::new(self.code, self.message, "meld");
         if let Some(detail) = self.detail {
@@ -63,6 +77,13 @@ impl Failure {
     /// Writes it to the server log only.
     pub fn log(self) {
         self.report().report(PgLogLevel::LOG);
+    }
+}
+
+impl From<LinkError> for Failure {
+    fn from(error: LinkError) -> Failure {
+        let failure = Failure::with_sqlstate(error.sqlstate(), error.to_string());
+        Failure { detail: error.detail(), hint: error.hint(), ..failure }
     }
 }
 

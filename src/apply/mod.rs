@@ -7,3 +7,4 @@
 mod feedback;
 mod store;
 mod transaction;
+mod worker;

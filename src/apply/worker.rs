@@ -1,0 +1,326 @@
+//! The apply worker: one process for each enabled subscription.
+//!
+//! ```text
+//! start -> make or find the origin -> link -> [slot created: position and readiness committed] -> apply ... -> end
+//! ```
+//!
+//! The main thread takes events from the receiver's queue in the order of the stream and applies them; it is woken by
+//! the queue's descriptor. After each event it tells the receiver what is durable here. Any error ends the process:
+//! the open transaction aborts, the cause goes into the registry (for `sub_show_status`) and the log, and the manager
+//! starts a new worker, which the provider sends everything again that was not durable. SIGTERM ends it at the next
+//! event.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use meld_core::apply::Operation;
+use meld_core::ids::RelId;
+use meld_core::lsn::Lsn;
+use meld_core::time::Timestamp;
+use meld_core::wire::{LogicalMessage, Message, SUPPORTED, StartOptions, Startup};
+use pgrx::prelude::PgSqlErrorCode;
+
+use super::feedback::Feedback;
+use super::store::Writers;
+use super::transaction::{Counts, Relations, RemoteTransaction, RowChange};
+use crate::catalog;
+use crate::catalog::node::Node;
+use crate::catalog::subscription::Subscription;
+use crate::log::{Failure, Result};
+use crate::pg::trap::trap;
+use crate::pg::worker as process;
+use crate::pg::xact::{Xact, in_transaction};
+use crate::pg::{decoding_session, origin, session};
+use crate::receiver::{Event, Link, LinkOptions, Positions, SlotPlan};
+use crate::settings;
+use crate::workers::registry::{self, WorkerState};
+
+crate::worker_entry!(meld_apply_main => run);
+
+/// How often the worker looks whether its commits became durable.
+const FLUSH_POLL: Duration = Duration::from_millis(100);
+/// How often it looks around when nothing happens.
+const IDLE_POLL: Duration = Duration::from_secs(10);
+
+/// What the process knows while it applies.
+struct Worker {
+    slot: usize,
+    subscription: Subscription,
+    local: Node,
+    writers: Writers,
+    relations: Relations,
+    transaction: Option<RemoteTransaction>,
+    feedback: Feedback,
+    link: Link,
+    /// What is being done, for the report of an error.
+    doing: Option<(Operation, RelId)>,
+}
+
+/// Runs the worker of a registry slot until it is stopped or fails.
+fn run(slot: i32) {
+    let Ok(slot) = usize::try_from(slot) else { return };
+    let assignment = registry::attach(slot);
+    process::start(assignment.database);
+    let mut worker = None;
+    let outcome = trap(|| {
+        let started = match Worker::start(slot, assignment.subscription_id)? {
+            Some(started) => worker.insert(started),
+            None => return Ok(()),
+        };
+        started.work()
+    });
+    if let Err(failure) = outcome {
+        if process::shutdown_requested() {
+            return;
+        }
+        let failure = match &worker {
+            Some(worker) => worker.explain(failure),
+            None => failure,
+        };
+        registry::set_error(slot, &failure.sqlstate(), &failure.message);
+        // the receiver's thread ends before the process does
+        drop(worker);
+        failure.raise();
+    }
+}
+
+impl Worker {
+    /// Reads the subscription and connects; `None` if it was dropped or disabled meanwhile.
+    fn start(slot: usize, subscription_id: i32) -> Result<Option<Worker>> {
+        let read =
+            |_: &Xact| -> Result<_> { Ok((catalog::subscription::by_id(subscription_id)?, catalog::node::local()?)) };
+        let (Some(subscription), Some(local)) = in_transaction(read)? else { return Ok(None) };
+        if !subscription.enabled {
+            return Ok(None);
+        }
+        process::set_application_name(&subscription.slot_name);
+        session::prepare_for_apply();
+        registry::set_state(slot, if subscription.ready { WorkerState::Starting } else { WorkerState::Initializing });
+        let mut from = Lsn::ZERO;
+        if subscription.ready {
+            let roident = in_transaction(|xact| {
+                catalog::origin::ensure(xact, &subscription.origin_name, subscription.provider.id)
+            })?;
+            from = in_transaction(|xact| {
+                origin::setup_session(xact, roident);
+                Ok(origin::session_progress())
+            })?;
+        }
+        let link = Link::start(link_options(&subscription, &local, from)).map_err(Failure::from)?;
+        let writers = in_transaction(|_| read_writers(&local))?;
+        Ok(Some(Worker {
+            slot,
+            local,
+            writers,
+            relations: Relations::new(),
+            transaction: None,
+            feedback: Feedback::new(from),
+            link,
+            doing: None,
+            subscription,
+        }))
+    }
+
+    fn work(&mut self) -> Result<()> {
+        loop {
+            while let Some(event) = self.link.try_next() {
+                process::answer_interrupts();
+                if process::shutdown_requested() {
+                    return Ok(());
+                }
+                self.handle(event)?;
+                self.report();
+            }
+            self.report();
+            let timeout = if self.feedback.is_waiting() { FLUSH_POLL } else { IDLE_POLL };
+            let woken = process::wait(Some(self.link.wake_fd()), Some(timeout));
+            if woken.shutdown {
+                return Ok(());
+            }
+            process::reload_if_requested();
+        }
+    }
+
+    /// Tells the receiver, and whoever looks at the registry, how far this is.
+    fn report(&mut self) {
+        let before = self.feedback.flushed();
+        self.feedback.flushed_here(origin::local_flush_position());
+        let (applied, flushed, received) = (self.feedback.applied(), self.feedback.flushed(), self.link.received());
+        self.link.report(Positions { written: received, flushed, applied }, false);
+        let progress = registry::progress(self.slot);
+        progress.received_lsn.store(received.0.max(applied.0), Relaxed);
+        progress.applied_lsn.store(applied.0, Relaxed);
+        progress.flushed_lsn.store(flushed.0, Relaxed);
+        if flushed != before && !self.feedback.is_waiting() {
+            self.link.report(Positions { written: received, flushed, applied }, true);
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Connected { .. } => {
+                if self.subscription.ready {
+                    registry::set_state(self.slot, WorkerState::Replicating);
+                }
+            }
+            Event::SlotCreated { consistent } => self.slot_created(consistent)?,
+            Event::Frame { messages, .. } => {
+                for message in messages {
+                    self.message(message)?;
+                }
+            }
+            Event::Keepalive { end } => self.feedback.passed(end),
+            Event::Closed(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// The slot is there: from now on nothing that the provider commits can be missed.
+    fn slot_created(&mut self, consistent: Lsn) -> Result<()> {
+        let (name, provider) = (self.subscription.origin_name.clone(), self.subscription.provider.id);
+        let roident = in_transaction(|xact| {
+            let roident = catalog::origin::ensure(xact, &name, provider)?;
+            origin::set_position(xact, roident, consistent);
+            catalog::subscription::mark_ready(self.subscription.id)?;
+            Ok(roident)
+        })?;
+        in_transaction(|xact| {
+            origin::setup_session(xact, roident);
+            Ok(())
+        })?;
+        self.writers = in_transaction(|_| read_writers(&self.local))?;
+        self.subscription.ready = true;
+        self.feedback = Feedback::new(consistent);
+        registry::set_state(self.slot, WorkerState::Replicating);
+        Ok(())
+    }
+
+    fn message(&mut self, message: Message) -> Result<()> {
+        match message {
+            Message::Startup(startup) => self.check_startup(&startup),
+            Message::Begin(begin) => {
+                self.transaction = Some(RemoteTransaction::new(begin));
+                Ok(())
+            }
+            Message::Relation(description) => {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.forget(description.id);
+                }
+                self.relations.insert(description.id, description);
+                Ok(())
+            }
+            Message::Insert(insert) => self.row(&RowChange::Insert(&insert)),
+            Message::Update(update) => self.row(&RowChange::Update(&update)),
+            Message::Delete(delete) => self.row(&RowChange::Delete(&delete)),
+            Message::Truncate(truncate) => {
+                let Some(transaction) = &mut self.transaction else { return Err(outside("a truncate")) };
+                transaction.truncate(&truncate, &self.relations)
+            }
+            Message::Commit(commit) => {
+                let Some(transaction) = self.transaction.take() else { return Err(outside("a commit")) };
+                let (committed, counts) = transaction.commit(&commit);
+                if committed {
+                    self.feedback.committed(commit.end_lsn, origin::last_commit_end());
+                } else {
+                    self.feedback.passed(commit.end_lsn);
+                }
+                self.count(&counts, commit.commit_ts);
+                Ok(())
+            }
+            Message::Logical(LogicalMessage::SyncEvent { lsn }) => {
+                self.feedback.passed(lsn);
+                Ok(())
+            }
+        }
+    }
+
+    fn row(&mut self, change: &RowChange<'_>) -> Result<()> {
+        let Some(transaction) = &mut self.transaction else { return Err(outside("a change")) };
+        self.doing = Some((change.operation(), change.relation()));
+        transaction.apply(change, &self.relations, &self.writers)
+    }
+
+    fn check_startup(&self, startup: &Startup) -> Result<()> {
+        let ours = decoding_session::database_encoding();
+        if startup.encoding != ours {
+            return Err(Failure::new(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!(
+                    "database encoding {} of node \"{}\" differs from {ours} here",
+                    startup.encoding, startup.node.name
+                ),
+            )
+            .hint("Nodes of one mesh need databases with one encoding."));
+        }
+        Ok(())
+    }
+
+    fn count(&self, counts: &Counts, commit_ts: Timestamp) {
+        let progress = registry::progress(self.slot);
+        progress.last_commit_ts.store(commit_ts.0, Relaxed);
+        progress.transactions.fetch_add(1, Relaxed);
+        progress.inserts.fetch_add(counts.inserts, Relaxed);
+        progress.updates.fetch_add(counts.updates, Relaxed);
+        progress.deletes.fetch_add(counts.deletes, Relaxed);
+        for kind in &counts.conflicts {
+            progress.conflicts[*kind as usize].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The failure with what was being done added.
+    fn explain(&self, failure: Failure) -> Failure {
+        let Some(transaction) = &self.transaction else { return failure };
+        let begin = &transaction.begin;
+        let mut context = String::new();
+        if let Some((operation, relation)) = self.doing
+            && let Some(table) = self.relations.get(&relation)
+        {
+            context = format!("{operation:?} of \"{}.{}\" in ", table.schema, table.name).to_lowercase();
+        }
+        let context = format!(
+            "Subscription \"{}\" was applying {context}remote transaction {} of node {}, committed at {}.",
+            self.subscription.name, begin.xid.0, begin.origin, begin.commit_lsn
+        );
+        let detail = match &failure.detail {
+            Some(detail) => format!("{detail} {context}"),
+            None => context,
+        };
+        failure.detail(detail)
+    }
+}
+
+fn read_writers(local: &Node) -> Result<Writers> {
+    Ok(Writers {
+        local_node: local.identity.id,
+        node_of_origin: catalog::origin::node_ids()?,
+        forgotten_before: catalog::node::created_at()?,
+    })
+}
+
+fn link_options(subscription: &Subscription, local: &Node, from: Lsn) -> LinkOptions {
+    LinkOptions {
+        dsn: subscription.dsn.clone(),
+        application_name: subscription.slot_name.clone(),
+        slot_name: subscription.slot_name.clone(),
+        slot: if subscription.ready { SlotPlan::Existing { from } } else { SlotPlan::Create },
+        start: StartOptions {
+            protocol: SUPPORTED,
+            meld_version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: local.identity.clone(),
+            replication_sets: subscription.replication_sets.clone(),
+            forward_origins: subscription.forward_origins.clone(),
+            server_version: decoding_session::server_version(),
+            encoding: decoding_session::database_encoding(),
+            big_endian: cfg!(target_endian = "big"),
+            capabilities: Vec::new(),
+        },
+        expected_provider: Some(subscription.provider.clone()),
+        queue_bytes: settings::APPLY_QUEUE_SIZE_KB.get() as usize * 1024,
+        status_interval: Duration::from_secs(10),
+        connect_timeout: Duration::from_secs(10),
+    }
+}
+
+fn outside(what: &str) -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION, format!("{what} arrived outside of a transaction"))
+}
