@@ -29,6 +29,8 @@ pub(super) struct Control {
     at_once: AtomicBool,
     /// The provider has asked for a reply and waits for this flush position: 0 for none.
     awaited: AtomicU64,
+    /// The flush position that the provider was told last.
+    told: AtomicU64,
     received: AtomicU64,
 }
 
@@ -42,6 +44,7 @@ impl Control {
             applied: AtomicU64::new(0),
             at_once: AtomicBool::new(false),
             awaited: AtomicU64::new(0),
+            told: AtomicU64::new(0),
             received: AtomicU64::new(0),
         }
     }
@@ -74,6 +77,7 @@ impl Control {
         if flushed.0 >= self.awaited.load(Ordering::SeqCst) {
             self.awaited.store(0, Ordering::SeqCst);
         }
+        self.told.store(flushed.0, Ordering::SeqCst);
     }
 }
 
@@ -145,6 +149,11 @@ impl Link {
             control.at_once.store(true, Ordering::SeqCst);
             control.wake.raise();
         }
+    }
+
+    /// The flush position that was sent to the provider last.
+    pub fn told(&self) -> Lsn {
+        Lsn(self.control.told.load(Ordering::SeqCst))
     }
 
     /// The end of what has arrived: a lower bound, at any moment, of what the provider has sent.

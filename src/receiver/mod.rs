@@ -27,11 +27,15 @@
 mod connect;
 mod error;
 mod exec;
+#[cfg(test)]
+mod fake;
 mod libpq;
 mod link;
 mod query;
 mod queue;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 use std::time::{Duration, SystemTime};

@@ -68,6 +68,7 @@ fn run_inner(
     let (provider, server_version) = identity(&mut session, options)?;
     check(&provider, options)?;
     events.event(Event::Connected { provider, server_version });
+    let start = start_clause(&mut session, options)?;
     let from = match options.slot {
         SlotPlan::Existing { from } => from,
         SlotPlan::Create => {
@@ -76,7 +77,7 @@ fn run_inner(
             consistent
         }
     };
-    start_replication(&mut session, options, from)?;
+    start_replication(&mut session, options, from, &start)?;
     Stream::new(session.connection, control, events, status_interval, tuning).run()
 }
 
@@ -152,9 +153,9 @@ fn create_slot(session: &mut Session<'_>, options: &LinkOptions) -> Result<Lsn, 
         .ok_or_else(|| LinkError::protocol("the new replication slot has no position"))
 }
 
-/// Turns the session into the stream. Its texts come in the provider's own encoding, as they stand in its WAL.
-fn start_replication(session: &mut Session<'_>, options: &LinkOptions, from: Lsn) -> Result<(), LinkError> {
-    let doing = "starting the replication stream";
+/// Sets the session to the provider's own encoding, in which the texts of the stream come as they stand in its WAL, and
+/// gives the start options, which have to be told in that encoding.
+fn start_clause(session: &mut Session<'_>, options: &LinkOptions) -> Result<String, LinkError> {
     let clause = options.start.to_clause();
     let encoding = server_encoding(&session.connection)
         .filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
@@ -165,10 +166,22 @@ fn start_replication(session: &mut Session<'_>, options: &LinkOptions, from: Lsn
             reason: format!("names beyond ASCII can't be told to a provider whose encoding is {encoding}"),
         });
     }
-    let deadline = || Some(Deadline::after(options.connect_timeout.max(Duration::from_secs(60))));
-    session.rows(&format!("SET client_encoding TO '{encoding}'"), doing, deadline())?;
+    let deadline = Some(Deadline::after(options.connect_timeout));
+    session.rows(&format!("SET client_encoding TO '{encoding}'"), "preparing the replication session", deadline)?;
+    Ok(clause)
+}
+
+/// Turns the session into the stream.
+fn start_replication(
+    session: &mut Session<'_>,
+    options: &LinkOptions,
+    from: Lsn,
+    clause: &str,
+) -> Result<(), LinkError> {
     let start = format!("START_REPLICATION SLOT \"{}\" LOGICAL {from} {clause}", options.slot_name);
-    match session.run(&start, None, doing, deadline())? {
+    // the server may have to read back a part of its WAL first
+    let deadline = Deadline::after(options.connect_timeout.max(Duration::from_secs(60)));
+    match session.run(&start, None, "starting the replication stream", Some(deadline))? {
         Outcome::CopyBoth => Ok(()),
         Outcome::Rows(_) => Err(LinkError::protocol("no replication stream began")),
     }
