@@ -16,6 +16,7 @@ mod repo;
 mod run;
 mod server;
 mod setup;
+mod sim;
 mod test;
 mod tidy;
 mod tree;
@@ -39,6 +40,11 @@ enum Command {
     Check,
     /// Prove the house rules by reading the source
     Tidy,
+    /// Nodes in memory around the convergence rule: --seeds N, --mutants, --exhaustive, --trace SEED
+    Sim {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Everything: the checks, the tests inside a server, and the tests of clusters
     Test {
         /// Run only the tests with this in their names, and skip the checks
@@ -74,6 +80,7 @@ fn perform(command: Command) -> Result<()> {
         Command::Setup => setup::setup(),
         Command::Check => check::check(),
         Command::Tidy => tidy::tidy_repository(),
+        Command::Sim { arguments } => sim::sim(&arguments),
         Command::Test { filter } => test::test(filter.as_deref()),
         Command::Demo => demo::demo(),
         Command::DemoStop => demo::stop(),
