@@ -1,9 +1,10 @@
 //! Applying a peer's transactions. Runs in the apply worker, one for each subscription.
 //!
 //! `worker` takes events from the receiver's queue and hands each change to the open `transaction`, which opens the
-//! local tables and asks `meld_core::apply` for the decision over `store`, the heap. `feedback` tracks what is durable
-//! here; only that is reported to the provider.
+//! local tables and asks `meld_core::apply` for the decision over `store`, the heap. `clock` makes a commit wait until
+//! its stamp is in this node's past. `feedback` tracks what is durable here; only that is reported to the provider.
 
+mod clock;
 mod feedback;
 mod store;
 mod transaction;

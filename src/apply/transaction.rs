@@ -15,6 +15,7 @@ use meld_core::value::Tuple;
 use meld_core::wire::{Begin, Commit, Delete, Insert, RelationDescription, Truncate, Update};
 use pgrx::prelude::PgSqlErrorCode;
 
+use super::clock::wait_until_past;
 use super::store::{HeapStore, RemoteContext, Writers};
 use crate::log::{Failure, Result};
 use crate::pg::executor::ChangeMemory;
@@ -141,12 +142,13 @@ impl RemoteTransaction {
     }
 
     /// Commits under the remote's timestamp and position. Returns whether there was anything to commit.
-    pub fn commit(self, commit: &Commit) -> (bool, Counts) {
-        let Some(mut local) = self.local else { return (false, self.counts) };
+    pub fn commit(self, commit: &Commit) -> Result<(bool, Counts)> {
+        let Some(mut local) = self.local else { return Ok((false, self.counts)) };
+        wait_until_past(commit.commit_ts, self.begin.origin)?;
         local.close_targets();
         origin::stamp_transaction(&local.xact, commit.end_lsn, commit.commit_ts);
         local.xact.commit();
-        (true, self.counts)
+        Ok((true, self.counts))
     }
 
     /// The relation's description changed: its table is opened anew at the next change.

@@ -218,7 +218,7 @@ impl Worker {
             }
             Message::Commit(commit) => {
                 let Some(transaction) = self.transaction.take() else { return Err(outside("a commit")) };
-                let (committed, counts) = transaction.commit(&commit);
+                let (committed, counts) = transaction.commit(&commit)?;
                 if committed {
                     self.feedback.committed(commit.end_lsn, origin::last_commit_end());
                 } else {

@@ -1,0 +1,9 @@
+//! The server's clock, which commit timestamps are read from.
+
+use meld_core::time::Timestamp;
+use pgrx::pg_sys;
+
+pub fn now() -> Timestamp {
+    // SAFETY: reads the system's clock
+    Timestamp(unsafe { pg_sys::GetCurrentTimestamp() })
+}
