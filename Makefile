@@ -18,4 +18,5 @@ install: setup
 	@cargo x install
 
 setup:
+	@sh crates/xtask/bootstrap.sh
 	@cargo x setup
