@@ -95,6 +95,7 @@ impl Worker {
         }
         process::set_application_name(&subscription.slot_name);
         session::prepare_for_apply();
+        process::report_activity(None);
         registry::set_state(slot, if subscription.ready { WorkerState::Starting } else { WorkerState::Initializing });
         let mut from = Lsn::ZERO;
         if subscription.ready {
