@@ -42,7 +42,8 @@ impl Failure {
 
     /// An error that came from elsewhere with the five characters of its SQLSTATE.
     pub fn with_sqlstate(sqlstate: &str, message: impl Into<String>) -> Failure {
-        let code = sqlstate.bytes().rev().fold(0, |code, byte| code << 6 | (i32::from(byte) - i32::from(b'0') & 0x3F));
+        let code =
+            sqlstate.bytes().rev().fold(0, |code, byte| code << 6 | ((i32::from(byte) - i32::from(b'0')) & 0x3F));
         Failure::new(PgSqlErrorCode::from(code), message)
     }
 

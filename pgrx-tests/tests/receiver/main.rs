@@ -1,7 +1,7 @@
 //! The receiver room by itself, against real servers: it is Rust and libpq and is built here by its path, without the
 //! extension around it. Its own tests, some of them against a fake provider, run here, too.
 
-#[allow(dead_code, reason = "the extension uses all of it")]
+#[allow(dead_code, unused_imports, reason = "the extension uses all of it")]
 #[path = "../../../src/receiver/mod.rs"]
 mod receiver;
 
