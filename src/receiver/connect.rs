@@ -32,40 +32,69 @@ const DEFAULTS: [(&str, &str); 5] = [
 
 const CONNECTING: &str = "connecting to the server";
 
-/// Opens the connection. `deadline` is the caller's, on top of the connect time-out.
+/// Opens the connection. `deadline` is the caller's, on top of the connect time-out, which each host has for itself.
 pub(super) fn connect<'w>(
     target: &Target<'_>,
     wait: &'w mut dyn Wait,
     deadline: Option<Deadline>,
 ) -> Result<Session<'w>, LinkError> {
-    let parameters = parameters(target)?;
-    let connection = Connection::start(&parameters).ok_or_else(out_of_memory)?;
-    let limit = connect_timeout(&connection).unwrap_or(target.connect_timeout);
-    let own = Deadline::after(limit);
+    let given = parse(target.dsn)?;
+    let mut failure = LinkError::BadDsn("it names no host");
+    for host in hosts(&given) {
+        match attempt(&parameters(target, &given, host)?, target.connect_timeout, wait, deadline) {
+            Ok(connection) => return Ok(Session { connection, wait }),
+            Err(error) if is_about_the_host(&error) => failure = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(failure)
+}
+
+/// Whether another host may do better; with a wrong password, none would. Like libpq.
+fn is_about_the_host(error: &LinkError) -> bool {
+    const CANNOT_CONNECT_NOW: &str = "57P03";
+    match error {
+        LinkError::Connect { .. } | LinkError::Timeout { .. } | LinkError::Closed => true,
+        LinkError::Remote(error) => error.sqlstate == CANNOT_CONNECT_NOW,
+        LinkError::BadDsn(_)
+        | LinkError::Clash(_)
+        | LinkError::WrongProvider { .. }
+        | LinkError::Protocol(_)
+        | LinkError::Stream(_)
+        | LinkError::System { .. }
+        | LinkError::Stopped
+        | LinkError::Panic(_) => false,
+    }
+}
+
+fn attempt(
+    parameters: &[(CString, CString)],
+    connect_timeout: Duration,
+    wait: &mut dyn Wait,
+    deadline: Option<Deadline>,
+) -> Result<Connection, LinkError> {
+    let mut connection = Connection::start(parameters).ok_or_else(out_of_memory)?;
+    let own = Deadline::after(timeout_in_effect(&connection).unwrap_or(connect_timeout));
     let deadline = deadline.map_or(own, |other| own.or(other));
-    let mut session = Session { connection, wait };
-    if session.connection.is_bad() {
-        return Err(failure(&session.connection, None));
+    if connection.is_bad() {
+        return Err(failure(&connection, None));
     }
     let mut reached = None;
     let mut want = Want::Write;
     loop {
         deadline.check(CONNECTING)?;
-        if session.connection.socket() >= 0 {
-            reached = place(&session.connection);
+        if connection.socket() >= 0 {
+            reached = place(&connection);
         }
-        session.wait.wait(session.connection.socket(), want, Some(deadline.until))?;
+        wait.wait(connection.socket(), want, Some(deadline.until))?;
         deadline.check(CONNECTING)?;
-        match session.connection.poll() {
+        match connection.poll() {
             Progress::Waiting(next) => want = next,
-            Progress::Failed => return Err(failure(&session.connection, reached)),
+            Progress::Failed => return Err(failure(&connection, reached)),
             Progress::Connected => break,
         }
     }
-    if !session.connection.set_nonblocking() {
-        return Err(LinkError::Closed);
-    }
-    Ok(session)
+    if connection.set_nonblocking() { Ok(connection) } else { Err(LinkError::Closed) }
 }
 
 /// Whether libpq can read the connection string.
@@ -81,12 +110,38 @@ fn parse(dsn: &str) -> Result<Vec<(String, String)>, LinkError> {
     libpq::parse_dsn(&text).ok_or(LinkError::BadDsn("it is malformed or has an unknown parameter"))
 }
 
-/// The parameters in order of rank: of two with one name, libpq takes the later.
-fn parameters(target: &Target<'_>) -> Result<Vec<(CString, CString)>, LinkError> {
-    let given = parse(target.dsn)?;
-    let defaults = DEFAULTS.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+/// A host of several: the parameters that single it out; none if it is the only one.
+type Host = Vec<(&'static str, String)>;
+
+/// The hosts of a connection string, to be tried one by one. libpq would try them all in one attempt, and a first one
+/// that does not answer would use up the time of the others. Where it has to choose between hosts, it is left to do so.
+fn hosts(given: &[(String, String)]) -> Vec<Host> {
+    const LISTS: [&str; 3] = ["host", "hostaddr", "port"];
+    let value = |key: &str| given.iter().rfind(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    let lists: Vec<(&'static str, Vec<&str>)> =
+        LISTS.into_iter().filter_map(|key| Some((key, value(key)?.split(',').collect()))).collect();
+    let count = lists.iter().filter(|(key, _)| *key != "port").map(|(_, list)| list.len()).max().unwrap_or(1);
+    let chooses = value("target_session_attrs") == Some("prefer-standby") || value("load_balance_hosts").is_some();
+    // one port stands for all hosts; any other mismatch is for libpq to complain about
+    let fits = |key: &str, list: &[&str]| list.len() == count || (key == "port" && list.len() == 1);
+    if count < 2 || chooses || !lists.iter().all(|(key, list)| fits(key, list)) {
+        return vec![Host::new()];
+    }
+    let one = |at: usize| lists.iter().map(|(key, list)| (*key, list[at.min(list.len() - 1)].to_owned())).collect();
+    (0..count).map(one).collect()
+}
+
+/// The parameters in order of rank: of two with one name, libpq takes the later. An empty value counts as none, so a
+/// host or port that is to be the default must not stand beside the list that it is taken from.
+fn parameters(
+    target: &Target<'_>,
+    given: &[(String, String)],
+    host: Host,
+) -> Result<Vec<(CString, CString)>, LinkError> {
     let own = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let mut all: Vec<(String, String)> = defaults.chain(given).collect();
+    let mut all: Vec<(String, String)> = DEFAULTS.into_iter().map(|(key, value)| own(key, value)).collect();
+    all.extend(given.iter().filter(|(key, _)| !host.iter().any(|(name, _)| name == key)).cloned());
+    all.extend(host.into_iter().map(|(key, value)| (key.to_owned(), value)));
     all.push(own("application_name", target.application_name));
     all.push(own("client_encoding", "UTF8"));
     all.push(own("replication", if target.replication { "database" } else { "false" }));
@@ -94,7 +149,7 @@ fn parameters(target: &Target<'_>) -> Result<Vec<(CString, CString)>, LinkError>
 }
 
 /// The `connect_timeout` in effect; like libpq, 1 second is taken for 2, and 0 or less for none at all.
-fn connect_timeout(connection: &Connection) -> Option<Duration> {
+fn timeout_in_effect(connection: &Connection) -> Option<Duration> {
     let options = connection.options();
     let (_, value) = options.iter().find(|(key, _)| key == "connect_timeout")?;
     match value.trim().parse::<i64>().ok()? {
@@ -190,4 +245,37 @@ fn local_place(connection: &Connection) -> Option<Place> {
 pub(super) fn server_encoding(connection: &Connection) -> Option<String> {
     const NAME: &CStr = c"server_encoding";
     connection.parameter(NAME)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts_of(dsn: &str) -> Vec<String> {
+        let one = |host: Host| host.into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
+        hosts(&parse(dsn).unwrap()).into_iter().map(|host| one(host).join(" ")).collect()
+    }
+
+    #[test]
+    fn hosts_are_tried_one_by_one() {
+        assert_eq!(hosts_of("dbname=x"), [""]);
+        assert_eq!(hosts_of("host=a port=1"), [""]);
+        assert_eq!(hosts_of("host=a,b"), ["host=a", "host=b"]);
+        assert_eq!(hosts_of("host=a,b port=5"), ["host=a port=5", "host=b port=5"]);
+        assert_eq!(hosts_of("postgresql://a:1,b:2/x"), ["host=a port=1", "host=b port=2"]);
+        assert_eq!(hosts_of("host=a,b hostaddr=1.2.3.4,::1"), ["host=a hostaddr=1.2.3.4", "host=b hostaddr=::1"]);
+        assert_eq!(hosts_of("host=a,b port=1,2,3"), [""], "libpq has a word for that");
+        assert_eq!(hosts_of("host=a,b target_session_attrs=prefer-standby"), [""]);
+    }
+
+    #[test]
+    fn the_last_report_of_a_server_is_taken() {
+        let words = "connection to server at \"h\" (::1), port 1 failed: FATAL:  28000: no entry\nLOCATION:  a, b.c:1\n\
+                     connection to server at \"h\" (127.0.0.1), port 1 failed: FATAL:  57P03: not yet\n\
+                     DETAIL:  Hot standby mode is disabled.\nLOCATION:  a, b.c:1\n";
+        let report = server_report(words).unwrap();
+        assert_eq!((report.sqlstate.as_str(), report.message.as_str()), ("57P03", "not yet"));
+        assert_eq!(report.detail.as_deref(), Some("Hot standby mode is disabled."));
+        assert_eq!(server_report("could not translate host name \"a:  b\" to address: unknown\n"), None);
+    }
 }

@@ -48,6 +48,9 @@ pub(super) type Row = Vec<Option<String>>;
 /// More than any answer that a link asks for; a server that sends more is not a provider.
 const ANSWER_LIMIT_BYTES: usize = 64 << 20;
 
+/// How soon an encrypted connection is read again though its socket is not readable.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// How long the end of a statement waits for its cancel request to be on its way.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -152,7 +155,9 @@ impl Session<'_> {
         if let Some(deadline) = deadline {
             deadline.check(doing)?;
         }
-        self.wait.wait(self.connection.socket(), want, deadline.map(|deadline| deadline.until))
+        let look_again = self.connection.is_encrypted().then(|| Instant::now() + LOOK_AGAIN);
+        let until = deadline.map(|deadline| deadline.until).into_iter().chain(look_again).min();
+        self.wait.wait(self.connection.socket(), want, until)
     }
 }
 

@@ -11,6 +11,7 @@ mod system;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
+use std::time::Duration;
 
 use super::error::RemoteError;
 use ffi::*;
@@ -211,10 +212,30 @@ impl Connection {
         }
     }
 
+    /// Whether bytes can have left the socket that libpq has not got yet, because they wait in a decrypted record. The
+    /// socket does not become readable for them, so whoever waits for it has to look again after a moment.
+    pub fn is_encrypted(&mut self) -> bool {
+        // SAFETY: conn is alive
+        unsafe { PQsslInUse(self.conn.as_ptr()) != 0 || PQgssEncInUse(self.conn.as_ptr()) != 0 }
+    }
+
     /// Reads what has arrived; whether the connection still stands. What came before it broke can still be taken.
     pub fn consume_input(&mut self) -> bool {
-        // SAFETY: conn is alive
-        unsafe { PQconsumeInput(self.conn.as_ptr()) == 1 }
+        /// A call reads 8 kB or more if they are there, a record has at most 16 kB.
+        const CALLS_PER_RECORD: usize = 3;
+        /// So that a fast server can't hold the caller here; while the socket is readable, nothing is missed.
+        const RECORDS: usize = 8;
+        let (calls, rounds) = if self.is_encrypted() { (CALLS_PER_RECORD, RECORDS) } else { (1, 1) };
+        for _ in 0..rounds {
+            // SAFETY: conn is alive
+            if (0..calls).any(|_| unsafe { PQconsumeInput(self.conn.as_ptr()) } != 1) {
+                return false;
+            }
+            if rounds > 1 && !poll([(self.socket(), Want::Read)], Some(Duration::ZERO))[0] {
+                break;
+            }
+        }
+        true
     }
 
     /// Whether [`Connection::answer`] would wait.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use meld_core::lsn::Lsn;
 use meld_core::wire::{FrameReader, Message};
 
+use super::exec::LOOK_AGAIN;
 use super::libpq::{Connection, CopyData, Want, poll};
 use super::link::Control;
 use super::queue::Sender;
@@ -54,6 +55,8 @@ pub(super) struct Stream<'a> {
     heard: Instant,
     /// The provider was asked to say something since then.
     asked: bool,
+    /// An encrypted connection was read a moment ago, and may have kept something back.
+    look_again: bool,
     /// The connection is gone; what came before may still be taken.
     lost: bool,
 }
@@ -79,6 +82,7 @@ impl<'a> Stream<'a> {
             sent: None,
             heard: now,
             asked: false,
+            look_again: false,
             lost: false,
         }
     }
@@ -180,7 +184,9 @@ impl<'a> Stream<'a> {
             Arrived::Some => unsent.then_some(Want::Write),
         };
         let fd = if socket.is_some() && !self.lost { self.connection.socket() } else { -1 };
-        let limit = self.next_due(arrived, unsent).map(|due| due.saturating_duration_since(Instant::now()));
+        let look_again = (self.look_again && arrived == Arrived::All).then(|| Instant::now() + LOOK_AGAIN);
+        let due = self.next_due(arrived, unsent).into_iter().chain(look_again).min();
+        let limit = due.map(|due| due.saturating_duration_since(Instant::now()));
         let wake = (self.control.wake.fd(), Want::Read);
         let [ready, woken] = poll([(fd, socket.unwrap_or(Want::Read)), wake], limit);
         if woken {
@@ -189,6 +195,9 @@ impl<'a> Stream<'a> {
         if ready && arrived == Arrived::All {
             self.heard = Instant::now();
             self.asked = false;
+        }
+        if arrived == Arrived::All && !self.lost && (ready || self.look_again) {
+            self.look_again = ready && self.connection.is_encrypted();
             self.lost = !self.connection.consume_input();
         }
         Ok(())

@@ -94,6 +94,16 @@ fn a_server_that_does_not_answer_is_given_up_in_time() {
 }
 
 #[test]
+fn a_host_that_does_not_answer_leaves_time_for_the_next() {
+    let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let ports = format!("{},{}", silent.local_addr().unwrap().port(), refusing_port());
+    let mut options = options(&format!("host=127.0.0.1,127.0.0.1 port={ports} password={SECRET}"));
+    options.connect_timeout = Duration::from_secs(1);
+    let error = end(&mut Link::start(options).unwrap());
+    assert!(error.to_string().ends_with("Connection refused"), "{error}");
+}
+
+#[test]
 fn a_link_that_is_connecting_can_be_stopped() {
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = silent.local_addr().unwrap().port();

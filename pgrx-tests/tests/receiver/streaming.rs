@@ -7,9 +7,10 @@ use meld_cluster_tests::wait::{DEADLINE, Look, until, until_equal};
 use meld_cluster_tests::{Cluster, Node, Plan};
 use meld_core::ids::NodeId;
 use meld_core::lsn::Lsn;
+use meld_core::value::Value;
 use meld_core::wire::Message;
 
-use crate::receiver::{Event, Link, LinkError, LinkOptions, Positions, SlotPlan};
+use crate::receiver::{Event, Link, LinkError, LinkOptions, Positions, SlotPlan, query};
 use crate::{SOON, end, next, options, subscriber};
 
 const SLOT: &str = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'meld_receiver_test'";
@@ -256,5 +257,83 @@ fn a_provider_that_shuts_down_is_told_as_soon_as_all_is_flushed() {
     });
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     assert!(matches!(error, LinkError::Closed | LinkError::Remote(_)), "{error:?}");
+    cluster.discard();
+}
+
+#[test]
+fn an_encrypted_link_keeps_nothing_back() {
+    let cluster = provider("receiver_encrypted", &[]);
+    let node = cluster.node(1);
+    make_certificate(node);
+    node.batch("ALTER SYSTEM SET ssl = on");
+    node.batch("SELECT pg_reload_conf()");
+    let dsn = node.dsn().replace("sslmode=disable", "sslmode=require");
+    let ask = || query(&dsn, "meld_query_test", "SHOW ssl", &[], DEADLINE, &mut || {});
+    until_equal("an encrypted connection", Ok(vec![vec![Some("on".to_owned())]]), ask);
+    let mut link = link_with(node, SlotPlan::Create, |options| options.dsn = dsn.clone());
+    created(&mut link);
+    // around and above the size of a record, each alone, so that nothing that comes later pushes it through
+    for (id, size) in [1, 8_000, 16_000, 16_300, 16_350, 16_384, 24_000, 33_000, 100_000, 1_000_000].iter().enumerate()
+    {
+        node.batch(&format!(
+            "INSERT INTO t SELECT {id}, string_agg(md5(n::text), '') FROM generate_series(1, {size} / 32 + 1) n"
+        ));
+        let start = Instant::now();
+        take_rows(&mut link, 1);
+        assert!(start.elapsed() < SOON, "{size} bytes took {:?}", start.elapsed());
+    }
+    let sql = "SELECT repeat('x', 16300) FROM generate_series(1, 40)";
+    let rows = query(&dsn, "meld_query_test", sql, &[], DEADLINE, &mut || {}).unwrap();
+    assert_eq!(rows.len(), 40);
+    drop(link);
+    cluster.discard();
+}
+
+/// A key and a certificate that nobody trusts, where the server looks for them.
+fn make_certificate(node: &Node) {
+    let mut command = std::process::Command::new("openssl");
+    node.server.environment().run_as.apply(&mut command);
+    command.current_dir(&node.server.data).args(["req", "-new", "-x509", "-nodes", "-newkey", "rsa:2048"]);
+    command.args(["-keyout", "server.key", "-out", "server.crt", "-subj", "/CN=localhost", "-days", "2"]);
+    let done = command.output().expect("openssl is needed");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn a_provider_of_another_encoding_is_read_as_it_writes() {
+    let cluster = provider("receiver_latin", &[]);
+    let node = cluster.node(1);
+    node.batch("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+    let mut client = node.server.connect("latin").unwrap();
+    client.batch_execute(NODE).unwrap();
+    client.batch_execute(TABLE).unwrap();
+    client.batch_execute("UPDATE meld.node SET node_name = 'grün'").unwrap();
+    let latin = |options: &mut LinkOptions| {
+        options.dsn = options.dsn.replace("dbname=app", "dbname=latin");
+        options.start.encoding = "LATIN1".into();
+    };
+    let mut link = link_with(node, SlotPlan::Create, latin);
+    assert!(matches!(next(&mut link), Event::Connected { provider, .. } if provider.name == "grün"));
+    created(&mut link);
+    client.batch_execute("INSERT INTO t VALUES (1, 'grün')").unwrap();
+    let value = loop {
+        let Event::Frame { messages, .. } = next(&mut link) else { continue };
+        let insert = messages.into_iter().find_map(|message| match message {
+            Message::Insert(insert) => Some(insert),
+            _ => None,
+        });
+        if let Some(insert) = insert {
+            break insert.new;
+        }
+    };
+    let text = value.values().nth(1);
+    assert!(matches!(text, Some(Value::Text(b"gr\xfcn") | Value::Binary(b"gr\xfcn"))), "{text:?}");
+    drop(link);
+    released(node);
+    let refused = end(&mut link_with(node, SlotPlan::Create, |options| {
+        latin(options);
+        options.start.replication_sets = vec!["grün".into()];
+    }));
+    assert!(matches!(refused, LinkError::System { .. }), "{refused:?}");
     cluster.discard();
 }

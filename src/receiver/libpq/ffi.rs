@@ -38,6 +38,8 @@ unsafe extern "C" {
     pub fn PQconnectionNeedsPassword(conn: *const PGconn) -> c_int;
     pub fn PQerrorMessage(conn: *const PGconn) -> *const c_char;
     pub fn PQparameterStatus(conn: *const PGconn, name: *const c_char) -> *const c_char;
+    pub fn PQsslInUse(conn: *mut PGconn) -> c_int;
+    pub fn PQgssEncInUse(conn: *mut PGconn) -> c_int;
     pub fn PQsetErrorVerbosity(conn: *mut PGconn, verbosity: c_int) -> c_int;
     pub fn PQsetNoticeReceiver(conn: *mut PGconn, receiver: NoticeReceiver, arg: *mut c_void)
     -> Option<NoticeReceiver>;
