@@ -14,15 +14,16 @@
 //! Everything but the progress is behind one LWLock that is held for a few copies only. After a crash of any process
 //! the postmaster ends all others and makes the table anew.
 
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicI64, AtomicU64};
+mod progress;
 
-use meld_core::conflict::ConflictType;
+use std::sync::LazyLock;
 
 use super::text::Text;
 use crate::pg::Oid;
 use crate::pg::shmem::{Reserve, SharedTable};
 use crate::pg::worker::{self, ProcNumber};
+
+pub use progress::{Progress, WorkerState};
 
 const MANAGERS: usize = 64;
 const SUBSCRIPTIONS: usize = 128;
@@ -46,70 +47,6 @@ struct Counters([Progress; SUBSCRIPTIONS]);
 impl Default for Counters {
     fn default() -> Counters {
         Counters(std::array::from_fn(|_| Progress::default()))
-    }
-}
-
-/// How far a subscription's worker has come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum WorkerState {
-    /// Started, not connected yet.
-    #[default]
-    Starting,
-    /// Makes the slot and the origin.
-    Initializing,
-    Replicating,
-    /// Ended with an error.
-    Failed,
-}
-
-/// What a subscription's worker has done since the server started. Written by the worker, read by everybody.
-#[derive(Debug)]
-pub struct Progress {
-    /// End of the provider's WAL of which this worker knows.
-    pub received_lsn: AtomicU64,
-    /// Everything at the provider before it is applied here.
-    pub applied_lsn: AtomicU64,
-    /// The same, and durable here.
-    pub flushed_lsn: AtomicU64,
-    /// Commit timestamp of the last transaction applied, in PostgreSQL's microseconds.
-    pub last_commit_ts: AtomicI64,
-    pub transactions: AtomicU64,
-    pub inserts: AtomicU64,
-    pub updates: AtomicU64,
-    pub deletes: AtomicU64,
-    pub conflicts: [AtomicU64; ConflictType::ALL.len()],
-}
-
-impl Default for Progress {
-    fn default() -> Progress {
-        Progress {
-            received_lsn: AtomicU64::new(0),
-            applied_lsn: AtomicU64::new(0),
-            flushed_lsn: AtomicU64::new(0),
-            last_commit_ts: AtomicI64::new(0),
-            transactions: AtomicU64::new(0),
-            inserts: AtomicU64::new(0),
-            updates: AtomicU64::new(0),
-            deletes: AtomicU64::new(0),
-            conflicts: Default::default(),
-        }
-    }
-}
-
-impl Progress {
-    fn clear(&self) {
-        use std::sync::atomic::Ordering::Relaxed;
-        self.last_commit_ts.store(0, Relaxed);
-        let counters = [
-            &self.received_lsn,
-            &self.applied_lsn,
-            &self.flushed_lsn,
-            &self.transactions,
-            &self.inserts,
-            &self.updates,
-            &self.deletes,
-        ];
-        counters.into_iter().chain(&self.conflicts).for_each(|counter| counter.store(0, Relaxed));
     }
 }
 

@@ -1,0 +1,73 @@
+//! How far a subscription's worker is, and its counters in shared memory.
+//!
+//! The counters are atomics and need no lock: the apply worker writes each of them alone, and readers take what is there. A
+//! reader may see the counters of one moment beside those of the next, which a view on progress can bear.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use meld_core::conflict::ConflictType;
+
+/// How far a subscription's worker has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WorkerState {
+    /// Started, not connected yet.
+    #[default]
+    Starting,
+    /// Makes the slot and the origin.
+    Initializing,
+    Replicating,
+    /// Ended with an error.
+    Failed,
+}
+
+/// What a subscription's worker has done since the server started. Written by the worker, read by everybody.
+#[derive(Debug)]
+pub struct Progress {
+    /// End of the provider's WAL of which this worker knows.
+    pub received_lsn: AtomicU64,
+    /// Everything at the provider before it is applied here.
+    pub applied_lsn: AtomicU64,
+    /// The same, and durable here.
+    pub flushed_lsn: AtomicU64,
+    /// Commit timestamp of the last transaction applied, in PostgreSQL's microseconds.
+    pub last_commit_ts: AtomicI64,
+    pub transactions: AtomicU64,
+    pub inserts: AtomicU64,
+    pub updates: AtomicU64,
+    pub deletes: AtomicU64,
+    pub conflicts: [AtomicU64; ConflictType::ALL.len()],
+}
+
+impl Default for Progress {
+    fn default() -> Progress {
+        Progress {
+            received_lsn: AtomicU64::new(0),
+            applied_lsn: AtomicU64::new(0),
+            flushed_lsn: AtomicU64::new(0),
+            last_commit_ts: AtomicI64::new(0),
+            transactions: AtomicU64::new(0),
+            inserts: AtomicU64::new(0),
+            updates: AtomicU64::new(0),
+            deletes: AtomicU64::new(0),
+            conflicts: Default::default(),
+        }
+    }
+}
+
+impl Progress {
+    /// A place that another subscription takes starts from nothing.
+    pub(super) fn clear(&self) {
+        self.last_commit_ts.store(0, Relaxed);
+        let counters = [
+            &self.received_lsn,
+            &self.applied_lsn,
+            &self.flushed_lsn,
+            &self.transactions,
+            &self.inserts,
+            &self.updates,
+            &self.deletes,
+        ];
+        counters.into_iter().chain(&self.conflicts).for_each(|counter| counter.store(0, Relaxed));
+    }
+}
