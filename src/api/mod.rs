@@ -1,1 +1,14 @@
 //! SQL functions: check the arguments, parse, call one function, return.
+//!
+//! How they look to SQL (names, defaults, rights, search path) stands in `sql/functions.sql`. None is STRICT: NULL is
+//! refused with the argument's name. Each runs in the caller's backend and transaction; what workers do about it
+//! happens after the commit.
+
+mod args;
+mod node;
+mod peer;
+mod repset;
+mod repset_table;
+mod status;
+mod subscription;
+mod wait;

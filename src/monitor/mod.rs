@@ -1,1 +1,4 @@
-//! What operators look at: views and the functions behind them.
+//! What operators look at: the rows behind the views, and whether the server is set up for meld.
+
+pub mod requirements;
+pub mod status;

@@ -102,6 +102,14 @@ pub fn check_dsn(dsn: &str) -> Result<(), LinkError> {
     parse(dsn).map(|_| ())
 }
 
+/// What of a connection string anybody may see: where it leads and as whom, without passwords and files.
+pub fn shown_dsn(dsn: &str) -> String {
+    const SHOWN: [&str; 5] = ["host", "hostaddr", "port", "dbname", "user"];
+    let given = parse(dsn).unwrap_or_default();
+    let shown = given.iter().filter(|(key, value)| SHOWN.contains(&key.as_str()) && !value.is_empty());
+    shown.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+}
+
 fn parse(dsn: &str) -> Result<Vec<(String, String)>, LinkError> {
     if dsn.trim().is_empty() {
         return Err(LinkError::BadDsn("it is empty"));

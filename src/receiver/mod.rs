@@ -44,7 +44,7 @@ use meld_core::ids::NodeIdentity;
 use meld_core::lsn::Lsn;
 use meld_core::wire::{Message, StartOptions};
 
-pub use connect::check_dsn;
+pub use connect::{check_dsn, shown_dsn};
 pub use error::{LinkError, Place, RemoteError};
 pub use link::Link;
 pub use query::query;

@@ -1,0 +1,78 @@
+-- Views for operators. Everybody may read them: they show names, positions and counters, no connection strings, no rows
+-- and no error texts.
+
+-- Every table that could be replicated, with the replication sets that it is in, a row each, or null.
+CREATE VIEW meld.tables AS
+SELECT c.oid::regclass AS relid, n.nspname, c.relname, s.set_name
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN (meld.replication_set_table t JOIN meld.replication_set s USING (set_id)) ON t.set_reloid = c.oid
+ WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'meld', 'snowflake', 'pg_toast');
+
+CREATE FUNCTION meld.node_info() RETURNS TABLE (
+    node_id int, node_name name, system_identifier bigint, database name, snowflake_node int, location text,
+    country text, info jsonb, created_at timestamptz, replication_sets name[])
+LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+    SELECT i.node_id, i.node_name, i.system_identifier, i.database, i.snowflake_node, n.location, n.country, n.info,
+           l.created_at, (SELECT array_agg(s.set_name ORDER BY s.set_id) FROM meld.replication_set s)
+      FROM meld.identity() i, meld.local_node l JOIN meld.node n ON n.node_id = l.node_id
+$$;
+COMMENT ON FUNCTION meld.node_info() IS 'this node in one row';
+
+-- How far each subscription of this node has come since the server started.
+CREATE VIEW meld.progress AS
+SELECT s.sub_name AS subscription_name, n.node_name AS provider_node, n.node_id AS provider_node_id,
+       coalesce(p.is_replicating, false) AS is_replicating, p.received_lsn, p.applied_lsn, p.flushed_lsn,
+       p.last_commit_ts, p.transactions, p.inserts, p.updates, p.deletes
+  FROM meld.subscription s
+  JOIN meld.node n ON n.node_id = s.sub_provider
+  LEFT JOIN meld.worker_progress() p ON p.subscription_id = s.sub_id;
+
+-- Both directions of each link of this node. Bytes of write-ahead log, and time, by which the subscriber is behind;
+-- both grow while apply stands still and are 0 when there is nothing to do.
+CREATE VIEW meld.lag_tracker AS
+SELECT 'in' AS direction, s.sub_slot_name AS link_name, s.sub_name AS subscription_name,
+       n.node_name AS provider_node, coalesce(p.is_replicating, false) AS is_active,
+       greatest(p.received_lsn - p.applied_lsn, 0)::bigint AS lag_bytes,
+       CASE WHEN p.is_replicating AND p.applied_lsn >= p.received_lsn THEN interval '0'
+            ELSE greatest(clock_timestamp() - p.last_commit_ts, interval '0') END AS lag_time
+  FROM meld.subscription s
+  JOIN meld.node n ON n.node_id = s.sub_provider
+  LEFT JOIN meld.worker_progress() p ON p.subscription_id = s.sub_id
+UNION ALL
+SELECT 'out', r.slot_name, NULL, (SELECT node_name FROM meld.local_node JOIN meld.node USING (node_id)), r.active,
+       lag.bytes, CASE WHEN lag.bytes = 0 THEN interval '0' ELSE a.replay_lag END
+  FROM pg_catalog.pg_replication_slots r
+  LEFT JOIN pg_catalog.pg_stat_replication a ON a.pid = r.active_pid,
+  LATERAL (SELECT greatest(pg_current_wal_flush_lsn() - coalesce(a.replay_lsn, r.confirmed_flush_lsn), 0)::bigint
+               AS bytes) lag
+ WHERE r.plugin = 'meld' AND r.database = current_database();
+
+-- The supervisor, the managers of all databases, and the apply workers of this one.
+CREATE VIEW meld.worker_status AS
+SELECT w.worker_kind, w.pid, d.datname AS database, s.sub_name AS subscription_name, w.state
+  FROM meld.worker_list() w
+  LEFT JOIN pg_catalog.pg_database d ON d.oid = w.database
+  LEFT JOIN meld.subscription s ON s.sub_id = w.subscription_id;
+
+-- Conflicts since the server started; meld.resolutions has each of them.
+CREATE VIEW meld.conflict_stats AS
+SELECT s.sub_name AS subscription_name, c.conflict_type, c.conflicts
+  FROM meld.conflict_counts() c
+  JOIN meld.subscription s ON s.sub_id = c.subscription_id;
+
+GRANT SELECT ON meld.tables, meld.progress, meld.lag_tracker, meld.worker_status, meld.conflict_stats TO PUBLIC;
+
+-- A table that is dropped leaves its replication sets, too; its owner has no rights on meld's tables.
+CREATE FUNCTION meld.forget_dropped_tables() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    DELETE FROM meld.replication_set_table t
+     USING pg_event_trigger_dropped_objects() d
+     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.set_reloid = d.objid;
+END
+$$;
+COMMENT ON FUNCTION meld.forget_dropped_tables() IS 'takes dropped tables out of their replication sets';
+REVOKE ALL ON FUNCTION meld.forget_dropped_tables() FROM PUBLIC;
+CREATE EVENT TRIGGER meld_forget_dropped_tables ON sql_drop EXECUTE FUNCTION meld.forget_dropped_tables();

@@ -1,0 +1,208 @@
+//! The tables of replication sets: `repset_add_table`, `repset_remove_table`, `repset_add_all_tables`.
+
+use pgrx::prelude::*;
+
+use super::args;
+use super::repset::require_set;
+use crate::catalog::node;
+use crate::catalog::relation::{self, Relation};
+use crate::catalog::repset::{self, ReplicationSet};
+use crate::log::{Failure, Result, or_raise};
+use crate::pg::server::invalidate_relation;
+use crate::pg::types::{Name, Regclass};
+
+#[pg_extern(sql = false)]
+fn repset_add_table(
+    set_name: Option<Name>,
+    relation: Option<Regclass>,
+    synchronize_data: Option<bool>,
+    columns: Option<Vec<Option<String>>>,
+    row_filter: Option<String>,
+    include_partitions: Option<bool>,
+) -> bool {
+    let asked_for = [
+        (synchronize_data == Some(true), SYNCHRONIZE),
+        (columns.is_some(), COLUMNS),
+        (row_filter.is_some(), ROW_FILTER),
+    ];
+    or_raise(add_table(set_name, relation, synchronize_data, &asked_for, include_partitions))
+}
+
+const SYNCHRONIZE: &str = "copying data (synchronize_data)";
+const COLUMNS: &str = "replicating a choice of columns (columns)";
+const ROW_FILTER: &str = "filtering rows (row_filter)";
+
+fn add_table(
+    set_name: Option<Name>,
+    regclass: Option<Regclass>,
+    synchronize_data: Option<bool>,
+    asked_for: &[(bool, &str)],
+    include_partitions: Option<bool>,
+) -> Result<bool> {
+    let name = args::name(set_name, "set_name")?;
+    let Regclass(oid) = args::given(regclass, "relation")?;
+    args::given(synchronize_data, "synchronize_data")?;
+    let include_partitions = args::given(include_partitions, "include_partitions")?;
+    for &(asked_for, what) in asked_for {
+        args::refuse_if(asked_for, what)?;
+    }
+    node::require_local()?;
+    repset::lock()?;
+    let set = require_set(&name)?;
+    let relation = require_relation(oid)?;
+    if relation.kind == 'p' {
+        if !include_partitions {
+            return Err(wrong_kind(&relation, "is partitioned, and only its partitions hold rows")
+                .hint("Add it with include_partitions, or add the partitions that are wanted."));
+        }
+        return add_leaves(&set, &relation);
+    }
+    check_table(&set, &relation)?;
+    if !repset::add_table(set.id, oid)? {
+        return Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            format!("table \"{}.{}\" is in replication set \"{name}\" already", relation.schema, relation.name),
+        ));
+    }
+    invalidate_relation(oid);
+    Ok(true)
+}
+
+fn require_relation(oid: crate::pg::Oid) -> Result<Relation> {
+    relation::by_oid(oid)?.ok_or_else(|| {
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            format!("relation with OID {} does not exist", oid.to_u32()),
+        )
+    })
+}
+
+fn add_leaves(set: &ReplicationSet, parent: &Relation) -> Result<bool> {
+    let leaves = relation::leaves(parent.oid)?;
+    if leaves.is_empty() {
+        return Err(wrong_kind(parent, "has no partitions"));
+    }
+    for leaf in &leaves {
+        check_table(set, leaf)?;
+    }
+    for leaf in leaves {
+        repset::add_table(set.id, leaf.oid)?;
+        invalidate_relation(leaf.oid);
+    }
+    Ok(true)
+}
+
+/// Refuses what can't be replicated, or not in this set.
+fn check_table(set: &ReplicationSet, relation: &Relation) -> Result<()> {
+    if relation.belongs_to_system {
+        return Err(wrong_kind(relation, "belongs to the server or to meld"));
+    }
+    let complaint = match (relation.kind, relation.persistence) {
+        ('r', 'p') => None,
+        ('r', 't') => Some("is temporary"),
+        ('r', _) => Some("is unlogged"),
+        ('f', _) => Some("is a foreign table"),
+        ('S', _) => Some("is a sequence"),
+        ('p', _) => Some("is partitioned"),
+        _ => Some("is not a table"),
+    };
+    if let Some(complaint) = complaint {
+        return Err(wrong_kind(relation, complaint));
+    }
+    if set.actions.need_key() && !relation.has_key {
+        return Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!(
+                "table \"{}.{}\" has no key, so its rows can't be found at a subscriber",
+                relation.schema, relation.name
+            ),
+        )
+        .detail(format!("Replication set \"{}\" replicates updates or deletes.", set.name))
+        .hint(
+            "Give the table a primary key, or a replica identity index, \
+             or add it to a set for inserts only, like \"default_insert_only\".",
+        ));
+    }
+    Ok(())
+}
+
+fn wrong_kind(relation: &Relation, complaint: &str) -> Failure {
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+        format!("\"{}.{}\" {complaint}, so it can't be replicated", relation.schema, relation.name),
+    )
+}
+
+#[pg_extern(sql = false)]
+fn repset_remove_table(set_name: Option<Name>, relation: Option<Regclass>, include_partitions: Option<bool>) -> bool {
+    or_raise(remove_table(set_name, relation, include_partitions))
+}
+
+fn remove_table(set_name: Option<Name>, regclass: Option<Regclass>, include_partitions: Option<bool>) -> Result<bool> {
+    let name = args::name(set_name, "set_name")?;
+    let Regclass(oid) = args::given(regclass, "relation")?;
+    let include_partitions = args::given(include_partitions, "include_partitions")?;
+    node::require_local()?;
+    repset::lock()?;
+    let set = require_set(&name)?;
+    let mut removed = repset::remove_table(set.id, oid)?;
+    let relation = relation::by_oid(oid)?;
+    if include_partitions && relation.as_ref().is_some_and(|relation| relation.kind == 'p') {
+        for leaf in relation::leaves(oid)? {
+            if repset::remove_table(set.id, leaf.oid)? {
+                removed = true;
+                invalidate_relation(leaf.oid);
+            }
+        }
+    }
+    if !removed {
+        let shown = relation.map_or(oid.to_u32().to_string(), |table| format!("{}.{}", table.schema, table.name));
+        return Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("table \"{shown}\" is not in replication set \"{name}\""),
+        ));
+    }
+    invalidate_relation(oid);
+    Ok(true)
+}
+
+#[pg_extern(sql = false)]
+fn repset_add_all_tables(
+    set_name: Option<Name>,
+    schema_names: Option<Vec<Option<String>>>,
+    synchronize_data: Option<bool>,
+) -> bool {
+    or_raise(add_all_tables(set_name, schema_names, synchronize_data))
+}
+
+fn add_all_tables(
+    set_name: Option<Name>,
+    schema_names: Option<Vec<Option<String>>>,
+    synchronize_data: Option<bool>,
+) -> Result<bool> {
+    let name = args::name(set_name, "set_name")?;
+    let schemas = args::list(schema_names, "schema_names")?;
+    args::refuse_if(args::given(synchronize_data, "synchronize_data")?, SYNCHRONIZE)?;
+    node::require_local()?;
+    repset::lock()?;
+    let set = require_set(&name)?;
+    for schema in schemas {
+        if !relation::schema_exists(&schema)? {
+            return Err(Failure::new(
+                PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME,
+                format!("schema \"{schema}\" does not exist"),
+            ));
+        }
+        for table in relation::ordinary_tables(&schema)? {
+            if table.belongs_to_system {
+                continue;
+            }
+            if set.actions.need_key() && !table.has_key {
+                notice!("table \"{}.{}\" has no key and is left out", table.schema, table.name);
+            } else if repset::add_table(set.id, table.oid)? {
+                invalidate_relation(table.oid);
+            }
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,81 @@
+//! Small questions to the server, and word to it, from a backend that runs one of meld's functions.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use super::Oid;
+
+/// A setting as SHOW without units would give it, `None` if this server has no such setting.
+pub fn setting(name: &CStr) -> Option<String> {
+    // SAFETY: an unknown setting gives null (missing_ok), else a string that lives until the next call
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
+    }
+}
+
+/// A numeric setting, `None` if this server has no such setting.
+pub fn number_setting(name: &CStr) -> Option<i64> {
+    setting(name)?.parse().ok()
+}
+
+/// Lets every session (and the output plugin) forget what it knows about a table, once the transaction is committed.
+pub fn invalidate_relation(relation: Oid) {
+    // SAFETY: inside a transaction; a table that is gone raises nothing
+    unsafe {
+        if pg_sys::SearchSysCacheExists(
+            pg_sys::SysCacheIdentifier::RELOID as i32,
+            relation.into(),
+            0usize.into(),
+            0usize.into(),
+            0usize.into(),
+        ) {
+            pg_sys::CacheInvalidateRelcacheByRelid(relation);
+        }
+    }
+}
+
+/// Whether the statement runs in a transaction block or a subtransaction, so that it may be undone later.
+pub fn in_transaction_block() -> bool {
+    // SAFETY: reads this process's transaction state
+    unsafe { pg_sys::IsTransactionBlock() || pg_sys::IsSubTransaction() }
+}
+
+/// Whether this server is a standby.
+pub fn in_recovery() -> bool {
+    // SAFETY: reads shared memory
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// Runs `work` with a snapshot of now, whatever the snapshot of the statement sees.
+pub fn with_latest_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: inside a transaction; popped below, or by the abort that follows an error
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+    let result = work();
+    // SAFETY: the snapshot pushed above is on top, since `work` returned normally
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
+}
+
+/// Commit timestamps' clock: microseconds since 2000-01-01 00:00 UTC.
+pub fn now_microseconds() -> i64 {
+    // SAFETY: reads the clock
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// Whether `shared_preload_libraries` names the library.
+pub fn preloads(library: &str) -> bool {
+    let listed = setting(c"shared_preload_libraries").unwrap_or_default();
+    listed.split(',').any(|entry| {
+        let entry = entry.trim().trim_matches('"');
+        let file = entry.rsplit('/').next().unwrap_or(entry);
+        file.trim_end_matches(".so") == library
+    })
+}
+
+/// Whether the current user is a superuser.
+pub fn is_superuser() -> bool {
+    // SAFETY: inside a transaction of a session with a user
+    unsafe { pg_sys::superuser() }
+}

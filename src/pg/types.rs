@@ -1,0 +1,123 @@
+//! SQL types of arguments and results for which pgrx has no Rust type of its own.
+//!
+//! How each function looks to SQL stands in `sql/functions.sql`; these make the Rust side fit its argument types.
+
+use std::ffi::CStr;
+
+use meld_core::lsn::Lsn;
+use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
+use pgrx::datum::Datum;
+use pgrx::nullable::Nullable;
+use pgrx::{FromDatum, IntoDatum, impl_sql_translatable, pg_sys};
+
+/// `name`: at most 63 bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Name(pub String);
+
+/// `regclass`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Regclass(pub pg_sys::Oid);
+
+/// `pg_lsn`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PgLsn(pub Lsn);
+
+/// `regclass`, `name` and `pg_lsn` pass like any type that goes through a Datum.
+macro_rules! sql_type {
+    ($type:ty, $sql:literal) => {
+        impl_sql_translatable!($type, $sql);
+
+        // SAFETY: `FromDatum` below reads exactly the SQL type that is declared above
+        unsafe impl<'fcx> ArgAbi<'fcx> for $type {
+            unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+                let index = arg.index();
+                // SAFETY: the caller's promise: the argument is of this SQL type
+                unsafe { arg.unbox_arg_using_from_datum() }
+                    .unwrap_or_else(|| panic!("argument {index} must not be null"))
+            }
+
+            unsafe fn unbox_nullable_arg(arg: Arg<'_, 'fcx>) -> Nullable<Self> {
+                // SAFETY: as above
+                unsafe { arg.unbox_arg_using_from_datum().into() }
+            }
+        }
+
+        // SAFETY: `IntoDatum` below makes exactly the SQL type that is declared above
+        unsafe impl BoxRet for $type {
+            unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
+                match self.into_datum() {
+                    // SAFETY: a Datum of the declared type, in the current memory context
+                    Some(datum) => unsafe { fcinfo.return_raw_datum(datum) },
+                    None => fcinfo.return_null(),
+                }
+            }
+        }
+    };
+}
+
+sql_type!(Name, "name");
+sql_type!(Regclass, "regclass");
+sql_type!(PgLsn, "pg_lsn");
+
+impl FromDatum for Name {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<Name> {
+        if is_null {
+            return None;
+        }
+        // SAFETY: a Datum of type name points to 64 bytes with a NUL among them
+        let text = unsafe { CStr::from_ptr(datum.cast_mut_ptr()) };
+        Some(Name(super::decoding_session::to_utf8(text.to_bytes())))
+    }
+}
+
+impl IntoDatum for Name {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        let mut end = self.0.len().min(pg_sys::NAMEDATALEN as usize - 1);
+        while !self.0.is_char_boundary(end) {
+            end -= 1;
+        }
+        // SAFETY: 64 zeroed bytes in the current memory context, of which at most 63 are written
+        unsafe {
+            let name = pg_sys::palloc0(pg_sys::NAMEDATALEN as usize).cast::<u8>();
+            std::ptr::copy_nonoverlapping(self.0.as_ptr(), name, end);
+            Some(pg_sys::Datum::from(name))
+        }
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::NAMEOID
+    }
+}
+
+impl FromDatum for Regclass {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, oid: pg_sys::Oid) -> Option<Regclass> {
+        // SAFETY: regclass is an oid by value
+        unsafe { pg_sys::Oid::from_polymorphic_datum(datum, is_null, oid) }.map(Regclass)
+    }
+}
+
+impl IntoDatum for Regclass {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        self.0.into_datum()
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::REGCLASSOID
+    }
+}
+
+impl FromDatum for PgLsn {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<PgLsn> {
+        (!is_null).then(|| PgLsn(Lsn(datum.value() as u64)))
+    }
+}
+
+impl IntoDatum for PgLsn {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        Some(pg_sys::Datum::from(self.0.0))
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::PG_LSNOID
+    }
+}
