@@ -78,8 +78,9 @@ pub fn tables(id: i32) -> Result<Vec<Oid>> {
 /// Adds a table; false if it was in the set.
 pub fn add_table(id: i32, relation: Oid) -> Result<bool> {
     let added = query::change(
-        "INSERT INTO meld.replication_set_table (set_id, set_reloid) VALUES ($1, $2) ON CONFLICT DO NOTHING \
-         RETURNING set_id",
+        // a catalog table takes no ON CONFLICT; `lock` keeps others away
+        "INSERT INTO meld.replication_set_table (set_id, set_reloid) SELECT $1, $2 WHERE NOT EXISTS \
+         (SELECT FROM meld.replication_set_table t WHERE t.set_id = $1 AND t.set_reloid = $2) RETURNING set_id",
         &[id.into(), relation.into()],
         |row| row.get::<i32>(1),
     )?;
