@@ -20,8 +20,8 @@ use receiver::{Event, Link, LinkError, LinkOptions, SlotPlan};
 /// Stands for a password wherever one could leak.
 const SECRET: &str = "geheim-4711";
 
-/// How long a link that is stopped may take; a time-out in it would take longer.
-const SOON: Duration = Duration::from_secs(4);
+/// How long what ends at once may take on a busy machine; every time-out of a link is longer.
+const SOON: Duration = Duration::from_secs(8);
 
 fn subscriber() -> NodeIdentity {
     NodeIdentity {

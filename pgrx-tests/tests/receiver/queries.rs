@@ -84,6 +84,6 @@ fn cancel(node: &Node) {
     let run = || query(&node.dsn(), "meld_query_test", "SELECT pg_sleep(600)", &[], LONG, &mut interrupted);
     let unwound = catch_unwind(AssertUnwindSafe(run));
     assert!(unwound.is_err());
-    assert!(longest < Duration::from_millis(1000), "looked only after {longest:?}");
+    assert!(longest < Duration::from_secs(3), "looked only after {longest:?}");
     nothing_runs(node);
 }
