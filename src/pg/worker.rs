@@ -253,6 +253,12 @@ pub fn is_alive(pid: i32) -> bool {
     pid != 0 && unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
 }
 
+/// Whether there is any process with this id. One that has just been started is not among the server's backends yet.
+pub fn exists(pid: i32) -> bool {
+    // SAFETY: signal 0 is sent to nobody
+    pid > 0 && unsafe { libc::kill(pid, 0) } == 0
+}
+
 /// Sends SIGTERM to a worker, unless it is gone.
 pub fn terminate(pid: i32) {
     if is_alive(pid) {

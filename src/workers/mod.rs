@@ -43,7 +43,8 @@ pub fn stop_until_end_of_transaction(subscription_id: i32, limit: Duration) -> b
     registry::hold(database, subscription_id);
     let deadline = Instant::now() + limit;
     loop {
-        match registry::find(database, subscription_id).filter(registry::Entry::is_alive) {
+        let is_there = |entry: &registry::Entry| entry.is_alive() || entry.is_arriving();
+        match registry::find(database, subscription_id).filter(is_there) {
             None => return true,
             Some(_) if Instant::now() >= deadline => return false,
             Some(entry) => worker::terminate(entry.pid),

@@ -243,6 +243,11 @@ impl Entry {
         worker::is_alive(self.pid)
     }
 
+    /// Whether a worker took this place and has not yet come so far that it shows as alive.
+    pub fn is_arriving(&self) -> bool {
+        self.state == WorkerState::Starting && worker::exists(self.pid)
+    }
+
     pub fn is_held(&self) -> bool {
         worker::is_alive(self.holder)
     }
@@ -340,7 +345,8 @@ pub fn attach(slot: usize) -> Assignment {
     let (this, launched_as) = (Process::this(), worker::launch_extra());
     let attach = |places: &mut Places| {
         let place = places.subscriptions.get_mut(slot)?;
-        if place.database == 0 || place.generation.to_string() != launched_as {
+        let is_held = worker::is_alive(place.holder);
+        if place.database == 0 || is_held || place.generation.to_string() != launched_as {
             return None;
         }
         place.process = this;
