@@ -8,6 +8,7 @@ use meld_core::ids::{NodeId, Xid};
 use meld_core::lsn::Lsn;
 use meld_core::time::{Stamp, Timestamp};
 
+use crate::catalog;
 use crate::conflict::{ConflictRecord, Version, record};
 use crate::log::{Failure, Result};
 use crate::pg::origin::Writer;
@@ -23,16 +24,26 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// An origin that is not meld's stands for a writer outside of the mesh, whose rows count as this node's own.
-    fn stamp(&self, writer: Writer) -> LocalStamp {
-        match writer {
+    fn stamp(&mut self, writer: Writer) -> Result<LocalStamp> {
+        Ok(match writer {
             Writer::ThisTransaction => LocalStamp::ThisTransaction,
-            Writer::Committed(mark) => LocalStamp::Known(Stamp {
-                commit_ts: mark.commit_ts,
-                node: self.node_of_origin.get(&mark.roident).copied().unwrap_or(self.local_node),
-            }),
+            Writer::Committed(mark) => {
+                LocalStamp::Known(Stamp { commit_ts: mark.commit_ts, node: self.node_of(mark.roident)? })
+            }
             Writer::Forgotten => LocalStamp::Before(Stamp { commit_ts: self.forgotten_before, node: self.local_node }),
+        })
+    }
+
+    /// An origin that is not known yet belongs to a subscription that was made later than this worker. One that is none
+    /// of meld's stands for a writer outside of the mesh, whose rows count as this node's own.
+    fn node_of(&mut self, roident: u16) -> Result<NodeId> {
+        if roident == 0 {
+            return Ok(self.local_node);
         }
+        if !self.node_of_origin.contains_key(&roident) {
+            self.node_of_origin = catalog::origin::node_ids()?;
+        }
+        Ok(self.node_of_origin.get(&roident).copied().unwrap_or(self.local_node))
     }
 }
 
@@ -48,7 +59,7 @@ pub struct RemoteContext {
 pub struct HeapStore<'s> {
     pub target: &'s mut Target,
     pub operation: Operation,
-    pub writers: &'s Writers,
+    pub writers: &'s mut Writers,
     pub remote: RemoteContext,
     /// Conflicts met, for the statistics.
     pub conflicts: &'s mut Vec<ConflictType>,
@@ -62,7 +73,7 @@ impl RowStore for HeapStore<'_> {
             return Ok(None);
         }
         let writer = self.target.find(self.operation == Operation::Delete)?;
-        let stamp = writer.map(|writer| self.writers.stamp(writer));
+        let stamp = writer.map(|writer| self.writers.stamp(writer)).transpose()?;
         #[cfg(feature = "planted_fault")]
         let stamp = stamp.map(|stamp| planted_fault(stamp, self.remote.stamp));
         Ok(stamp.map(|stamp| LocalRow { stamp }))

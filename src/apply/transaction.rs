@@ -98,7 +98,7 @@ impl RemoteTransaction {
     }
 
     /// Applies one change of a row.
-    pub fn apply(&mut self, change: &RowChange<'_>, relations: &Relations, writers: &Writers) -> Result<()> {
+    pub fn apply(&mut self, change: &RowChange<'_>, relations: &Relations, writers: &mut Writers) -> Result<()> {
         let remote = RemoteContext { stamp: self.stamp(), commit_lsn: self.begin.commit_lsn, xid: self.begin.xid };
         let local = self.local.get_or_insert_with(Local::begin);
         let relation = change.relation();
@@ -165,7 +165,7 @@ impl RemoteTransaction {
 struct Step<'s> {
     target: &'s mut Target,
     memory: &'s ChangeMemory,
-    writers: &'s Writers,
+    writers: &'s mut Writers,
     remote: RemoteContext,
     conflicts: &'s mut Vec<ConflictType>,
 }

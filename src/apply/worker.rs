@@ -238,7 +238,7 @@ impl Worker {
     fn row(&mut self, change: &RowChange<'_>) -> Result<()> {
         let Some(transaction) = &mut self.transaction else { return Err(outside("a change")) };
         self.doing = Some((change.operation(), change.relation()));
-        transaction.apply(change, &self.relations, &self.writers)
+        transaction.apply(change, &self.relations, &mut self.writers)
     }
 
     fn check_startup(&self, startup: &Startup) -> Result<()> {
