@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use meld_cluster_tests::server::Stop;
 use meld_cluster_tests::wait::{DEADLINE, Look, until, until_equal};
-use meld_cluster_tests::{Cluster, Node, Plan};
+use meld_cluster_tests::{Cluster, Node, Plan, mesh};
 use meld_core::ids::NodeId;
 use meld_core::lsn::Lsn;
 use meld_core::value::Value;
@@ -14,29 +14,14 @@ use crate::receiver::{Event, Link, LinkError, LinkOptions, Positions, SlotPlan, 
 use crate::{SOON, end, next, options, subscriber};
 
 const SLOT: &str = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'meld_receiver_test'";
-const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
-    INSERT INTO meld.replication_set_table SELECT set_id, 't'::regclass FROM meld.replication_set WHERE set_name = 'default'";
-/// What makes a database a provider, straight in the catalog.
-const NODE: &str = "CREATE EXTENSION meld;
-    INSERT INTO meld.node (node_id, node_name, system_identifier, database, snowflake_node)
-    SELECT 1, 'n1', system_identifier, current_database(), 1 FROM pg_control_system();
-    INSERT INTO meld.node_interface (if_name, if_nodeid, if_dsn) VALUES ('n1', 1, '');
-    INSERT INTO meld.local_node (node_id, node_local_if) SELECT 1, if_id FROM meld.node_interface;
-    DO $do$ BEGIN
-        IF to_regprocedure('meld.identity()') IS NULL THEN
-            CREATE FUNCTION meld.identity(OUT node_id int, OUT node_name name, OUT system_identifier bigint,
-                OUT database name, OUT snowflake_node int, OUT server_version int)
-            RETURN (SELECT (n.node_id, n.node_name, n.system_identifier, n.database, n.snowflake_node,
-                current_setting('server_version_num')::int) FROM meld.node n);
-        END IF;
-    END $do$";
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 
 /// A cluster of one provider with a published table.
 fn provider(name: &str, settings: &[&str]) -> Cluster {
     let plan = settings.iter().fold(Plan::new(name, 1), |plan, line| plan.setting(line));
     let cluster = plan.start();
-    cluster.node(1).batch(NODE);
-    cluster.node(1).batch(TABLE);
+    mesh::create_node(cluster.node(1));
+    mesh::replicate(&cluster, TABLE);
     cluster
 }
 
@@ -304,15 +289,20 @@ fn a_provider_of_another_encoding_is_read_as_it_writes() {
     let node = cluster.node(1);
     node.batch("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
     let mut client = node.server.connect("latin").unwrap();
-    client.batch_execute(NODE).unwrap();
-    client.batch_execute(TABLE).unwrap();
-    client.batch_execute("UPDATE meld.node SET node_name = 'grün'").unwrap();
+    for sql in [
+        "CREATE EXTENSION meld",
+        "SELECT meld.node_create('latin', 'dbname=latin', node_id => 2)",
+        TABLE,
+        "SELECT meld.repset_add_all_tables('default', '{public}')",
+    ] {
+        client.batch_execute(sql).unwrap();
+    }
     let latin = |options: &mut LinkOptions| {
         options.dsn = options.dsn.replace("dbname=app", "dbname=latin");
         options.start.encoding = "LATIN1".into();
     };
     let mut link = link_with(node, SlotPlan::Create, latin);
-    assert!(matches!(next(&mut link), Event::Connected { provider, .. } if provider.name == "grün"));
+    assert!(matches!(next(&mut link), Event::Connected { provider, .. } if provider.name == "latin"));
     created(&mut link);
     client.batch_execute("INSERT INTO t VALUES (1, 'grün')").unwrap();
     let value = loop {
