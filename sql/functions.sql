@@ -168,12 +168,13 @@ LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'sync_eve
 COMMENT ON FUNCTION meld.sync_event() IS 'mark this point in the stream to the subscribers';
 REVOKE ALL ON FUNCTION meld.sync_event() FROM PUBLIC;
 
+-- Without a search path of its own: that would make it atomic, and it could not give up the snapshot while it waits.
 CREATE PROCEDURE meld.wait_for_sync_event(
     origin name,
     lsn pg_lsn,
     timeout int = 0
 )
-LANGUAGE c SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'wait_for_sync_event_wrapper';
+LANGUAGE c AS 'MODULE_PATHNAME', 'wait_for_sync_event_wrapper';
 COMMENT ON PROCEDURE meld.wait_for_sync_event(name, pg_lsn, int) IS 'wait until everything before a mark of another node is applied here';
 REVOKE ALL ON PROCEDURE meld.wait_for_sync_event(name, pg_lsn, int) FROM PUBLIC;
 
@@ -185,8 +186,8 @@ REVOKE ALL ON FUNCTION meld.wait_slot_confirm_lsn(name, pg_lsn) FROM PUBLIC;
 -- Rows behind the views; they hold no secret
 
 CREATE FUNCTION meld.worker_progress() RETURNS TABLE (subscription_id int, is_replicating boolean, received_lsn pg_lsn,
-    applied_lsn pg_lsn, flushed_lsn pg_lsn, last_commit_ts timestamptz, transactions bigint, inserts bigint,
-    updates bigint, deletes bigint)
+    applied_lsn pg_lsn, flushed_lsn pg_lsn, last_commit_ts timestamptz, applying_commit_ts timestamptz,
+    transactions bigint, inserts bigint, updates bigint, deletes bigint)
 LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'worker_progress_wrapper';
 COMMENT ON FUNCTION meld.worker_progress() IS 'counters of this database''s subscriptions';
 

@@ -30,13 +30,16 @@ SELECT s.sub_name AS subscription_name, n.node_name AS provider_node, n.node_id 
   LEFT JOIN meld.worker_progress() p ON p.subscription_id = s.sub_id;
 
 -- Both directions of each link of this node. Bytes of write-ahead log, and time, by which the subscriber is behind;
--- both grow while apply stands still and are 0 when there is nothing to do.
+-- both grow while apply stands still and are 0 when there is nothing to do. The time of an outgoing link is null while
+-- its subscriber has not answered yet.
 CREATE VIEW meld.lag_tracker AS
 SELECT 'in' AS direction, s.sub_slot_name AS link_name, s.sub_name AS subscription_name,
        n.node_name AS provider_node, coalesce(p.is_replicating, false) AS is_active,
        greatest(p.received_lsn - p.applied_lsn, 0)::bigint AS lag_bytes,
-       CASE WHEN p.is_replicating AND p.applied_lsn >= p.received_lsn THEN interval '0'
-            ELSE greatest(clock_timestamp() - p.last_commit_ts, interval '0') END AS lag_time
+       CASE WHEN p.applying_commit_ts IS NULL AND p.is_replicating AND p.applied_lsn >= p.received_lsn
+            THEN interval '0'
+            ELSE greatest(clock_timestamp() - coalesce(p.applying_commit_ts, p.last_commit_ts), interval '0')
+       END AS lag_time
   FROM meld.subscription s
   JOIN meld.node n ON n.node_id = s.sub_provider
   LEFT JOIN meld.worker_progress() p ON p.subscription_id = s.sub_id

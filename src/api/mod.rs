@@ -11,4 +11,6 @@ mod repset;
 mod repset_table;
 mod status;
 mod subscription;
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
 mod wait;

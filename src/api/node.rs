@@ -173,6 +173,7 @@ fn drop_interface(node_name: Option<Name>, interface_name: Option<Name>) -> Resu
 type Identity = (i32, Name, i64, Name, i32, i32, String, String);
 
 #[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
 fn identity() -> TableIterator<
     'static,
     (

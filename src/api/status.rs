@@ -1,6 +1,6 @@
 //! Rows for people and views: `sub_show_status`, and the functions behind `progress`, `worker_status`, `conflict_stats`.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use meld_core::conflict::ConflictType;
 use pgrx::datum::TimestampWithTimeZone;
@@ -101,6 +101,7 @@ fn worker_progress() -> TableIterator<
         name!(applied_lsn, Option<PgLsn>),
         name!(flushed_lsn, Option<PgLsn>),
         name!(last_commit_ts, Option<TimestampWithTimeZone>),
+        name!(applying_commit_ts, Option<TimestampWithTimeZone>),
         name!(transactions, i64),
         name!(inserts, i64),
         name!(updates, i64),
@@ -108,15 +109,20 @@ fn worker_progress() -> TableIterator<
     ),
 > {
     TableIterator::new(status::progress().into_iter().map(|(entry, progress)| {
-        let count = |cell: &std::sync::atomic::AtomicU64| cell.load(Ordering::Relaxed) as i64;
-        let last_commit_ts = progress.last_commit_ts.load(Ordering::Relaxed);
+        let count = |cell: &AtomicU64| cell.load(Ordering::Relaxed) as i64;
+        let time = |cell: &AtomicI64| {
+            Some(cell.load(Ordering::Relaxed))
+                .filter(|&ts| ts != 0)
+                .and_then(|ts| TimestampWithTimeZone::try_from(ts).ok())
+        };
         (
             entry.subscription_id,
             entry.state == WorkerState::Replicating && entry.is_alive(),
             position(&progress.received_lsn).map(PgLsn),
             position(&progress.applied_lsn).map(PgLsn),
             position(&progress.flushed_lsn).map(PgLsn),
-            (last_commit_ts != 0).then(|| TimestampWithTimeZone::try_from(last_commit_ts).ok()).flatten(),
+            time(&progress.last_commit_ts),
+            time(&progress.applying_commit_ts),
             count(&progress.transactions),
             count(&progress.inserts),
             count(&progress.updates),
@@ -126,6 +132,7 @@ fn worker_progress() -> TableIterator<
 }
 
 #[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
 fn worker_list() -> TableIterator<
     'static,
     (

@@ -14,8 +14,8 @@ use super::subscription::no_such_subscription;
 use crate::catalog::{node, slot, subscription};
 use crate::log::{Failure, Result, or_raise};
 use crate::monitor::status::is_replicating;
-use crate::pg::server::with_latest_snapshot;
-use crate::pg::types::{Name, PgLsn};
+use crate::pg::server::{give_up_snapshots, with_latest_snapshot};
+use crate::pg::types::{Call, Name, PgLsn};
 use crate::pg::{message, worker};
 use crate::workers::registry;
 
@@ -41,11 +41,11 @@ fn emit_sync_event() -> Result<Lsn> {
 }
 
 #[pg_extern(sql = false)]
-fn wait_for_sync_event(origin: Option<Name>, lsn: Option<PgLsn>, timeout: Option<i32>) {
-    or_raise(wait_for_event(origin, lsn, timeout));
+fn wait_for_sync_event(origin: Option<Name>, lsn: Option<PgLsn>, timeout: Option<i32>, call: Call) {
+    or_raise(wait_for_event(origin, lsn, timeout, call));
 }
 
-fn wait_for_event(origin: Option<Name>, lsn: Option<PgLsn>, timeout: Option<i32>) -> Result<()> {
+fn wait_for_event(origin: Option<Name>, lsn: Option<PgLsn>, timeout: Option<i32>, call: Call) -> Result<()> {
     let origin = args::name(origin, "origin")?;
     let PgLsn(lsn) = args::given(lsn, "lsn")?;
     let timeout_s = args::given(timeout, "timeout")?;
@@ -57,6 +57,7 @@ fn wait_for_event(origin: Option<Name>, lsn: Option<PgLsn>, timeout: Option<i32>
     let database = worker::my_database();
     loop {
         let ids = with_latest_snapshot(|| subscriptions_to(&origin))?;
+        give_up_snapshots(call);
         let next_look = Instant::now() + LOOK;
         while Instant::now() < next_look {
             let entries = registry::entries(database);

@@ -200,6 +200,10 @@ impl Worker {
         match message {
             Message::Startup(startup) => self.check_startup(&startup),
             Message::Begin(begin) => {
+                // noted before it is applied, so that the lag shows while apply stands still
+                let progress = registry::progress(self.slot);
+                progress.received_lsn.fetch_max(begin.commit_lsn.0, Relaxed);
+                progress.applying_commit_ts.store(begin.commit_ts.0, Relaxed);
                 self.transaction = Some(RemoteTransaction::new(begin));
                 Ok(())
             }
@@ -259,6 +263,7 @@ impl Worker {
     fn count(&self, counts: &Counts, commit_ts: Timestamp) {
         let progress = registry::progress(self.slot);
         progress.last_commit_ts.store(commit_ts.0, Relaxed);
+        progress.applying_commit_ts.store(0, Relaxed);
         progress.transactions.fetch_add(1, Relaxed);
         progress.inserts.fetch_add(counts.inserts, Relaxed);
         progress.updates.fetch_add(counts.updates, Relaxed);

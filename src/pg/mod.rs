@@ -11,6 +11,7 @@ pub mod databases;
 pub mod decoded;
 pub mod decoding;
 pub mod decoding_session;
+pub mod drops;
 pub mod entry;
 pub mod executor;
 pub mod historic;

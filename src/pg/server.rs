@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::Oid;
+use super::types::Call;
 
 /// A setting as SHOW without units would give it, `None` if this server has no such setting.
 pub fn setting(name: &CStr) -> Option<String> {
@@ -78,4 +79,16 @@ pub fn preloads(library: &str) -> bool {
 pub fn is_superuser() -> bool {
     // SAFETY: inside a transaction of a session with a user
     unsafe { pg_sys::superuser() }
+}
+
+/// Gives up the snapshots that a CALL holds, as COMMIT in a procedure does, so that waiting keeps no dead rows alive.
+/// Does nothing where the caller's statement needs its snapshot afterwards.
+pub fn give_up_snapshots(call: Call) {
+    if call.is_non_atomic {
+        // SAFETY: main thread, in a procedure that was called where it might commit: nobody counts on the snapshots
+        unsafe {
+            pg_sys::ForgetPortalSnapshots();
+            pg_sys::InvalidateCatalogSnapshot();
+        }
+    }
 }

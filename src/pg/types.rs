@@ -22,6 +22,35 @@ pub struct Regclass(pub pg_sys::Oid);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PgLsn(pub Lsn);
 
+/// How a procedure was called; not an argument that SQL sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Call {
+    /// By CALL outside of a transaction block and of functions, so that it might commit.
+    pub is_non_atomic: bool,
+}
+
+// SAFETY: no SQL argument belongs to it; its name in SQL is never used, since the functions are declared by hand
+unsafe impl<'fcx> ArgAbi<'fcx> for Call {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Call {
+        // SAFETY: gives the call's own information, whatever the argument is
+        let info = unsafe { <pg_sys::FunctionCallInfo as ArgAbi>::unbox_arg_unchecked(arg) };
+        // SAFETY: the server's call information, whose context is null or a node; a CallContext by its tag
+        let is_non_atomic = unsafe {
+            let context = (*info).context;
+            !context.is_null()
+                && (*context).type_ == pg_sys::NodeTag::T_CallContext
+                && !(*context.cast::<pg_sys::CallContext>()).atomic
+        };
+        Call { is_non_atomic }
+    }
+
+    fn is_virtual_arg() -> bool {
+        true
+    }
+}
+
+impl_sql_translatable!(Call, arg_only = "internal");
+
 /// `regclass`, `name` and `pg_lsn` pass like any type that goes through a Datum.
 macro_rules! sql_type {
     ($type:ty, $sql:literal) => {

@@ -17,6 +17,7 @@
 mod progress;
 
 use std::sync::LazyLock;
+use std::sync::atomic::Ordering;
 
 use super::text::Text;
 use crate::pg::Oid;
@@ -160,7 +161,7 @@ pub fn take_requests() -> Requests {
     Requests { databases: requests.into_iter().filter(|&d| d != 0).map(Oid::from).collect(), rescan }
 }
 
-/// Makes this process the manager of its database; false if there is one already, or no place for another.
+/// Makes this process its database's manager; false if there is one already, or no place.
 pub fn attach_manager(database: Oid) -> bool {
     let (database, this) = (database.to_u32(), Process::this());
     let attach = |places: &mut Places| {
@@ -354,7 +355,10 @@ pub fn attach(slot: usize) -> Assignment {
         Some(Assignment { database: Oid::from(place.database), subscription_id: place.subscription_id })
     };
     match TABLE.write(attach).flatten() {
-        Some(assignment) => assignment,
+        Some(assignment) => {
+            progress(slot).applying_commit_ts.store(0, Ordering::Relaxed);
+            assignment
+        }
         None => worker::exit(0),
     }
 }

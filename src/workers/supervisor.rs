@@ -91,8 +91,17 @@ impl Supervisor {
     fn start_wanted(&mut self, now: Instant) {
         let due: Vec<Oid> =
             self.wanted.iter().filter(|(_, when)| **when <= now).map(|(&database, _)| database).collect();
+        if due.is_empty() {
+            return;
+        }
         let managed = registry::managers();
+        // one may have been dropped since it was asked for
+        let Ok(all) = all_databases() else { return };
         for database in due {
+            if !all.contains(&database) {
+                self.wanted.remove(&database);
+                continue;
+            }
             let is_managed = managed.iter().any(|&(d, pid)| d == database && worker::is_alive(pid));
             if is_managed || self.running.contains_key(&database) {
                 self.wanted.remove(&database);

@@ -32,6 +32,8 @@ pub struct Progress {
     pub flushed_lsn: AtomicU64,
     /// Commit timestamp of the last transaction applied, in PostgreSQL's microseconds.
     pub last_commit_ts: AtomicI64,
+    /// Commit timestamp of the transaction that is being applied, 0 if none is.
+    pub applying_commit_ts: AtomicI64,
     pub transactions: AtomicU64,
     pub inserts: AtomicU64,
     pub updates: AtomicU64,
@@ -46,6 +48,7 @@ impl Default for Progress {
             applied_lsn: AtomicU64::new(0),
             flushed_lsn: AtomicU64::new(0),
             last_commit_ts: AtomicI64::new(0),
+            applying_commit_ts: AtomicI64::new(0),
             transactions: AtomicU64::new(0),
             inserts: AtomicU64::new(0),
             updates: AtomicU64::new(0),
@@ -59,6 +62,7 @@ impl Progress {
     /// A place that another subscription takes starts from nothing.
     pub(super) fn clear(&self) {
         self.last_commit_ts.store(0, Relaxed);
+        self.applying_commit_ts.store(0, Relaxed);
         let counters = [
             &self.received_lsn,
             &self.applied_lsn,
