@@ -48,16 +48,42 @@ struct Local {
     xact: Xact,
     memory: ChangeMemory,
     targets: HashMap<RelId, Target>,
+    /// The last table with triggers that was changed: deferred ones of its owner may wait.
+    deferring: Option<RelId>,
 }
 
 impl Local {
     fn begin() -> Local {
         let xact = Xact::begin();
         let memory = ChangeMemory::new(&xact);
-        Local { xact, memory, targets: HashMap::new() }
+        Local { xact, memory, targets: HashMap::new(), deferring: None }
+    }
+
+    /// The table of a relation, opened if it is not open. Deferred triggers of another owner's tables fire before.
+    fn target(&mut self, relation: RelId, relations: &Relations) -> Result<(&mut Target, &ChangeMemory)> {
+        if !self.targets.contains_key(&relation) {
+            self.targets.insert(relation, Target::open(&self.xact, describe(relations, relation)?)?);
+        }
+        if let Some(other) = self.deferring
+            && self.targets.get(&other).map(Target::owner) != self.targets.get(&relation).map(Target::owner)
+        {
+            self.fire_deferred();
+        }
+        let Some(target) = self.targets.get_mut(&relation) else { unreachable!("opened above") };
+        if target.has_triggers() {
+            self.deferring = Some(relation);
+        }
+        Ok((target, &self.memory))
+    }
+
+    fn fire_deferred(&mut self) {
+        if let Some(target) = self.deferring.take().and_then(|relation| self.targets.get_mut(&relation)) {
+            target.fire_deferred();
+        }
     }
 
     fn close_targets(&mut self) {
+        self.fire_deferred();
         self.targets.drain().for_each(|(_, target)| target.close());
     }
 }
@@ -101,13 +127,8 @@ impl RemoteTransaction {
     pub fn apply(&mut self, change: &RowChange<'_>, relations: &Relations, writers: &mut Writers) -> Result<()> {
         let remote = RemoteContext { stamp: self.stamp(), commit_lsn: self.begin.commit_lsn, xid: self.begin.xid };
         let local = self.local.get_or_insert_with(Local::begin);
-        let relation = change.relation();
-        if !local.targets.contains_key(&relation) {
-            let description = describe(relations, relation)?;
-            local.targets.insert(relation, Target::open(&local.xact, description)?);
-        }
-        let Some(target) = local.targets.get_mut(&relation) else { unreachable!("opened above") };
-        let mut step = Step { target, memory: &local.memory, writers, remote, conflicts: &mut self.counts.conflicts };
+        let (target, memory) = local.target(change.relation(), relations)?;
+        let mut step = Step { target, memory, writers, remote, conflicts: &mut self.counts.conflicts };
         match change {
             RowChange::Insert(insert) => {
                 self.counts.inserts += 1;
@@ -153,9 +174,11 @@ impl RemoteTransaction {
 
     /// The relation's description changed: its table is opened anew at the next change.
     pub fn forget(&mut self, relation: RelId) {
-        if let Some(local) = &mut self.local
-            && let Some(target) = local.targets.remove(&relation)
-        {
+        let Some(local) = &mut self.local else { return };
+        if local.deferring == Some(relation) {
+            local.fire_deferred();
+        }
+        if let Some(target) = local.targets.remove(&relation) {
             target.close();
         }
     }

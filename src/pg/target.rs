@@ -7,6 +7,7 @@
 //! Writing runs as the table's owner in a restricted security context, so that a trigger or an expression can't use
 //! the rights of the worker. After an error nothing here may be used again: the transaction's end frees it all.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::mem::size_of;
 use std::ptr::null_mut;
@@ -16,6 +17,7 @@ use meld_core::wire::RelationDescription;
 use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
+use super::Oid;
 use super::columns::{ColumnMap, name_of};
 use super::executor::{ChangeMemory, init_plan_check, init_range_table, prepare_defaults};
 use super::locate::{KeyIndex, RowLock};
@@ -54,6 +56,8 @@ pub struct Target {
     name: String,
     saved_user: (pg_sys::Oid, i32),
     saved_context: pg_sys::MemoryContext,
+    /// Settings that the owner's code changes are put back to this level.
+    settings_level: Cell<i32>,
 }
 
 impl Target {
@@ -102,6 +106,7 @@ impl Target {
                 name: remote.name.clone(),
                 saved_user: (pg_sys::InvalidOid, 0),
                 saved_context: null_mut(),
+                settings_level: Cell::new(0),
             })
         }
     }
@@ -165,23 +170,43 @@ impl Target {
         }
     }
 
-    fn has_triggers(&self) -> bool {
+    pub fn has_triggers(&self) -> bool {
         // SAFETY: the relation is open
         unsafe { !(*self.relation).trigdesc.is_null() }
     }
 
-    fn as_owner(&self) {
+    pub fn owner(&self) -> Oid {
         // SAFETY: an open relation has its pg_class form
+        unsafe { (*(*self.relation).rd_rel).relowner }
+    }
+
+    /// Fires the deferred triggers that wait, as this table's owner; at the commit they would fire as the worker.
+    pub fn fire_deferred(&mut self) {
+        // SAFETY: inside a transaction and between two changes, so in no query
         unsafe {
-            let owner = (*(*self.relation).rd_rel).relowner;
+            pg_sys::GetUserIdAndSecContext(&mut self.saved_user.0, &mut self.saved_user.1);
+            self.as_owner();
+            pg_sys::AfterTriggerFireDeferred();
+            self.as_worker();
+        }
+    }
+
+    /// What follows runs as the table's owner: triggers, defaults, and expressions of columns and indexes.
+    fn as_owner(&self) {
+        // SAFETY: pairs with `as_worker`, or with the abort after an error
+        unsafe {
             let restricted = self.saved_user.1 | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
-            pg_sys::SetUserIdAndSecContext(owner, restricted);
+            pg_sys::SetUserIdAndSecContext(self.owner(), restricted);
+            self.settings_level.set(pg_sys::NewGUCNestLevel());
         }
     }
 
     fn as_worker(&self) {
-        // SAFETY: the identity that `begin_change` read
-        unsafe { pg_sys::SetUserIdAndSecContext(self.saved_user.0, self.saved_user.1) }
+        // SAFETY: the level and the identity from before `as_owner`
+        unsafe {
+            pg_sys::AtEOXact_GUC(false, self.settings_level.get());
+            pg_sys::SetUserIdAndSecContext(self.saved_user.0, self.saved_user.1);
+        }
     }
 
     /// Makes the tuple the remote row of the current change.

@@ -177,4 +177,19 @@ mod tests {
         assert_eq!(text_of("SELECT v FROM t"), Some("t_owner".to_owned()));
         assert_ne!(text_of("SELECT current_user::text"), Some("t_owner".to_owned()));
     }
+
+    #[pg_test]
+    fn settings_that_a_trigger_changes_are_put_back() {
+        create("CREATE TABLE t (id int PRIMARY KEY, v text)");
+        create(
+            "CREATE FUNCTION hijack() RETURNS trigger LANGUAGE plpgsql AS
+             $$BEGIN PERFORM set_config('search_path', 'elsewhere', false); RETURN NULL; END$$",
+        );
+        create("CREATE TRIGGER hijack AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION hijack()");
+        create("ALTER TABLE t ENABLE ALWAYS TRIGGER hijack");
+        let before = text_of("SELECT current_setting('search_path')");
+        let id = 5_i32.to_be_bytes();
+        change(&id_and_v(), &row([Value::Binary(&id), Value::Null]), |t| t.insert()).expect("insert");
+        assert_eq!(text_of("SELECT current_setting('search_path')"), before);
+    }
 }
