@@ -16,6 +16,17 @@ use crate::time::Timestamp;
 struct Heard {
     promise: Timestamp,
     horizon: Timestamp,
+    /// When it became a member, by the clock here: before its first word, this counts for how long it has been away.
+    joined: Timestamp,
+}
+
+/// What may be forgotten, and at whose cost.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Collection {
+    pub up_to: Timestamp,
+    /// Members that have been away for longer than `tombstone_retention` and are not waited for any more. They have to
+    /// resynchronize.
+    pub left_behind: Vec<NodeId>,
 }
 
 /// What a node has heard from all other members.
@@ -28,13 +39,14 @@ impl Horizons {
     /// For a node whose fellow members are these; nothing is heard yet.
     pub fn new(others: impl IntoIterator<Item = NodeId>) -> Horizons {
         let mut horizons = Horizons::default();
-        others.into_iter().for_each(|node| horizons.add_member(node));
+        others.into_iter().for_each(|node| horizons.add_member(node, Timestamp::MIN));
         horizons
     }
 
     /// From now on nothing is forgotten before this member has confirmed it, too.
-    pub fn add_member(&mut self, node: NodeId) {
-        self.others.entry(node).or_insert(Heard { promise: Timestamp::MIN, horizon: Timestamp::MIN });
+    pub fn add_member(&mut self, node: NodeId, now: Timestamp) {
+        let heard = Heard { promise: Timestamp::MIN, horizon: Timestamp::MIN, joined: now };
+        self.others.entry(node).or_insert(heard);
     }
 
     pub fn remove_member(&mut self, node: NodeId) {
@@ -62,10 +74,28 @@ impl Horizons {
         self.others.values().map(|heard| heard.horizon).fold(self.horizon(oldest_parked), Timestamp::min)
     }
 
+    /// What may be forgotten when a member that is away for longer than `retention_us` does not hold the others back any
+    /// more. The caller notes the largest `up_to` that left someone behind, for [`must_resynchronize`].
+    pub fn collection(&self, oldest_parked: Option<Timestamp>, now: Timestamp, retention_us: i64) -> Collection {
+        let oldest = Timestamp(now.0.saturating_sub(retention_us));
+        let (left_behind, present): (Vec<_>, Vec<_>) =
+            self.others.iter().partition(|(_, heard)| heard.horizon.max(heard.joined) < oldest);
+        let present = Horizons { others: present.into_iter().map(|(&node, &heard)| (node, heard)).collect() };
+        // nothing is promised for those that are away: what they wrote then is refused with them
+        let up_to = present.confirmed(oldest_parked).min(now);
+        Collection { up_to, left_behind: left_behind.into_iter().map(|(&node, _)| node).collect() }
+    }
+
     /// What each member has promised, for display and for finding the one that holds the others back.
     pub fn promises(&self) -> impl Iterator<Item = (NodeId, Timestamp)> {
         self.others.iter().map(|(&node, heard)| (node, heard.promise))
     }
+}
+
+/// Whether a member that comes back has to be refused, in both directions, until it has resynchronized: something was
+/// forgotten (up to `forgotten`) that it, with this horizon, had not confirmed.
+pub fn must_resynchronize(horizon: Timestamp, forgotten: Timestamp) -> bool {
+    horizon < forgotten
 }
 
 #[cfg(test)]
@@ -103,10 +133,27 @@ mod tests {
     }
 
     #[test]
+    fn who_is_away_for_too_long_is_left_behind_and_refused() {
+        let mut horizons = Horizons::new([TWO]);
+        horizons.add_member(THREE, Timestamp(100));
+        horizons.hear(TWO, Timestamp(150), Timestamp(150));
+        let patient = horizons.collection(None, Timestamp(200), 100);
+        assert_eq!(patient, Collection { up_to: Timestamp::MIN, left_behind: vec![] });
+        let later = horizons.collection(None, Timestamp(201), 100);
+        assert_eq!(later, Collection { up_to: Timestamp(150), left_behind: vec![THREE] });
+        assert!(must_resynchronize(Timestamp(149), later.up_to));
+        assert!(!must_resynchronize(Timestamp(150), later.up_to));
+        let parked = horizons.collection(Some(Timestamp(120)), Timestamp(201), 100);
+        assert_eq!(parked.up_to, Timestamp(119));
+        let alone = horizons.collection(None, Timestamp(1000), 100);
+        assert_eq!(alone, Collection { up_to: Timestamp(1000), left_behind: vec![TWO, THREE] });
+    }
+
+    #[test]
     fn a_member_that_joins_holds_until_it_speaks_and_one_that_left_does_not() {
         let mut horizons = Horizons::new([TWO]);
         horizons.hear(TWO, Timestamp(50), Timestamp(45));
-        horizons.add_member(THREE);
+        horizons.add_member(THREE, Timestamp(60));
         assert_eq!(horizons.confirmed(None), Timestamp::MIN);
         horizons.remove_member(THREE);
         assert_eq!(horizons.confirmed(None), Timestamp(45));

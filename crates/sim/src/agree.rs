@@ -64,12 +64,11 @@ pub fn follow_all(file: &Path) -> Result<Report> {
 
 /// How the end here differs, if it does.
 fn follow(history: &Value, exact: bool) -> Result<Option<String>> {
+    let nodes = u16::try_from(number(&history["nodes"])?)?;
     let config = Config {
-        nodes: u16::try_from(number(&history["nodes"])?)?,
-        policy: if history["mode"] == "drop_child" { Policy::DropChild } else { Policy::KeepParent },
-        mutant: None,
         skew: list(&history["skew"])?.iter().map(number).collect::<Result<_>>()?,
-        synchronous: true,
+        policy: if history["mode"] == "drop_child" { Policy::DropChild } else { Policy::KeepParent },
+        ..Config::plain(nodes, Policy::KeepParent, None)
     };
     let mut world = World::new(&config);
     world.nodes.values_mut().for_each(|node| node.names_every_version = exact);
@@ -133,6 +132,7 @@ fn step(written: &Value) -> Result<Step> {
 
 fn statement(written: &Value) -> Result<Statement> {
     let table = if written["table"] == "c" { Table::C } else { Table::A };
+    let second = None;
     let operation = written["op"].as_str().context("a statement has no operation")?;
     if operation == "truncate" {
         return Ok(Statement::Truncate { table });
@@ -143,10 +143,12 @@ fn statement(written: &Value) -> Result<Statement> {
     let n = number(&written["n"])?;
     let (link, big) = (optional(link, key)?, optional(big, small)?);
     Ok(match operation {
-        "insert" => {
-            Statement::Insert { row, cols: Cols { v: small(v)?, link, big: big.map_or(Big::NoColumn, Big::Value) }, n }
-        }
-        "update" => Statement::Update { row, v: optional(v, small)?, link, big, n },
+        "insert" => Statement::Insert {
+            row,
+            cols: Cols { v: small(v)?, link, second, big: big.map_or(Big::NoColumn, Big::Value) },
+            n,
+        },
+        "update" => Statement::Update { row, v: optional(v, small)?, link, second, big, n },
         "delete" => Statement::Delete { row },
         "move" => Statement::Move { from: row.key, to: key(&written["to"])? },
         other => bail!("no such statement: {other}"),
@@ -167,12 +169,13 @@ fn table(row: RowId) -> &'static str {
     match row.table {
         Table::A => "a",
         Table::C => "c",
+        Table::G => "g",
     }
 }
 
 fn cols(row: RowId, cols: Cols) -> Value {
     match (row.table, cols.big) {
-        (Table::C, _) => json!([cols.v, cols.link]),
+        (Table::C | Table::G, _) => json!([cols.v, cols.link]),
         (Table::A, Big::Value(big)) => json!([cols.v, cols.link, big]),
         (Table::A, Big::LeftOut) => json!([cols.v, cols.link, "left_out"]),
         (Table::A, Big::NoColumn) => json!([cols.v, cols.link, null]),

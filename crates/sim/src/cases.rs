@@ -32,7 +32,7 @@ pub struct Script {
 }
 
 fn row_of_a(v: u32, unique: Option<Key>) -> Cols {
-    Cols { v, link: unique, big: Big::Value(1000) }
+    Cols { v, link: unique, second: None, big: Big::Value(1000) }
 }
 
 fn insert(key: Key, v: u32, unique: Option<Key>, n: i64) -> Statement {
@@ -40,7 +40,7 @@ fn insert(key: Key, v: u32, unique: Option<Key>, n: i64) -> Statement {
 }
 
 fn update(key: Key, v: u32, unique: Option<Key>, big: Option<u32>, n: i64) -> Statement {
-    Statement::Update { row: a(key), v: Some(v), link: unique, big, n }
+    Statement::Update { row: a(key), v: Some(v), link: unique, second: None, big, n }
 }
 
 fn delete(key: Key) -> Statement {
@@ -48,11 +48,11 @@ fn delete(key: Key) -> Statement {
 }
 
 fn child(key: Key, v: u32, parent: Option<Key>) -> Statement {
-    Statement::Insert { row: c(key), cols: Cols { v, link: parent, big: Big::NoColumn }, n: 0 }
+    Statement::Insert { row: c(key), cols: Cols { v, link: parent, second: None, big: Big::NoColumn }, n: 0 }
 }
 
 fn update_child(key: Key, v: u32) -> Statement {
-    Statement::Update { row: RowId { table: Table::C, key }, v: Some(v), link: None, big: None, n: 0 }
+    Statement::Update { row: RowId { table: Table::C, key }, v: Some(v), link: None, second: None, big: None, n: 0 }
 }
 
 const TRUNCATE: Statement = Statement::Truncate { table: Table::C };

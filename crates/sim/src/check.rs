@@ -47,12 +47,11 @@ fn constraints(node: &Node) -> Checked {
         return broken(format_args!("P8: node {} has orphans {orphans:?}", node.id));
     }
     let rows = node.current.rows.iter().filter(|(row, _)| row.table == Table::A);
-    let mut values: Vec<_> = rows.filter_map(|(_, live)| live.cols.link).collect();
-    let all = values.len();
-    values.sort_unstable();
-    values.dedup();
-    if values.len() != all {
-        return broken(format_args!("P8: node {} holds a unique value twice", node.id));
+    let mut rows: Vec<Cols> = rows.map(|(_, live)| live.cols).collect();
+    while let Some(row) = rows.pop() {
+        if rows.iter().any(|other| other.clashes(row)) {
+            return broken(format_args!("P8: node {} holds a unique value twice", node.id));
+        }
     }
     Ok(())
 }
@@ -224,10 +223,13 @@ fn history(world: &World, places: &[Place<'_>], winners: &Winners) -> Checked {
             let is_here = winners.get(&entry.row).copied().flatten().is_some_and(|(stamp, _)| stamp == tx.stamp);
             let taken_back = || tx.entries.iter().any(|other| other.op == Op::Delete && other.row == entry.row);
             let truncated = || {
+                let table = entry.row.table;
                 let had_seen = |(node, at, truncate): &Place<'_>| {
-                    World::had_seen(truncate, *at, (*origin, *position)) || node == origin && at == position
+                    let had_seen = World::had_seen(truncate, *at, (*origin, *position));
+                    let takes = |entry: &Entry| entry.op == Op::Truncate && entry.row.table == table;
+                    (had_seen || node == origin && at == position) && truncate.entries.iter().any(takes)
                 };
-                entry.row.table == Table::C && truncates.iter().any(had_seen)
+                truncates.iter().any(had_seen)
             };
             if !(is_here || replaced.contains(&version) || listed.contains(&version) || taken_back() || truncated()) {
                 return broken(format_args!(

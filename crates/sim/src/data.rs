@@ -1,7 +1,8 @@
 //! What the simulated nodes hold and say to each other.
 //!
-//! Two tables. `a`: key, v, a unique column, a TOASTed value and a delta column; `c`: key, v and a foreign key to `a`. A
-//! log is what a node has committed itself, as its stream carries it; the checkers read nothing else.
+//! Three tables. `a`: key, v, two unique columns, a TOASTed value and a delta column; `c`: key, v and a foreign key to `a`;
+//! `g`: the same with one to `c`. A log is what a node has committed itself, as its stream carries it; the checkers read
+//! nothing else.
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
@@ -15,6 +16,7 @@ use meld_core::time::{Stamp, Timestamp};
 pub enum Table {
     A,
     C,
+    G,
 }
 
 pub type Key = u8;
@@ -33,6 +35,10 @@ pub const fn c(key: Key) -> RowId {
     RowId { table: Table::C, key }
 }
 
+pub const fn g(key: Key) -> RowId {
+    RowId { table: Table::G, key }
+}
+
 /// The TOASTed value.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Big {
@@ -46,9 +52,27 @@ pub enum Big {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Cols {
     pub v: u32,
-    /// `a`: the unique column; `c`: the parent's key.
+    /// `a`: a unique column; `c` and `g`: the parent's key.
     pub link: Option<Key>,
+    /// `a`: another unique column.
+    pub second: Option<Key>,
     pub big: Big,
+}
+
+impl Cols {
+    /// The row that the foreign key points to.
+    pub fn parent(self, of: RowId) -> Option<RowId> {
+        match of.table {
+            Table::A => None,
+            Table::C => self.link.map(a),
+            Table::G => self.link.map(c),
+        }
+    }
+
+    /// Whether two rows of `a` clash in a unique column.
+    pub fn clashes(self, other: Cols) -> bool {
+        self.link.is_some() && self.link == other.link || self.second.is_some() && self.second == other.second
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -157,6 +181,7 @@ pub enum Statement {
         row: RowId,
         v: Option<u32>,
         link: Option<Key>,
+        second: Option<Key>,
         big: Option<u32>,
         n: i64,
     },

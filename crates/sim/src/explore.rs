@@ -39,8 +39,7 @@ enum Choice {
 const AFTER_SETUP: i64 = 1000;
 
 pub fn explore(case: &Case, crashes: usize, mutant: Option<Mutant>, limit: usize) -> Result<Explored, Violation> {
-    let skew = Vec::new();
-    let config = Config { nodes: case.nodes, policy: case.policy, mutant, skew, synchronous: crashes == 0 };
+    let config = Config { synchronous: crashes == 0, ..Config::plain(case.nodes, case.policy, mutant) };
     let mut world = World::new(&config);
     for statements in &case.setup {
         world.step(&Step::Transact { node: NodeId(1), statements: statements.clone() })?;

@@ -38,11 +38,12 @@ impl Local<'_> {
             }
             Statement::Insert { row, .. } if self.me.rows.contains_key(&row) => None,
             Statement::Insert { row, cols, n } => Some(vec![self.insert(row, cols, n)?]),
-            Statement::Update { row, v, link, big, n } => {
+            Statement::Update { row, v, link, second, big, n } => {
                 let old = *self.me.rows.get(&row)?;
                 let cols = Cols {
                     v: v.unwrap_or(old.cols.v),
                     link: link.or(old.cols.link),
+                    second: second.or(old.cols.second),
                     big: big.filter(|_| row.table == Table::A).map_or(old.cols.big, Big::Value),
                 };
                 if !self.me.clashes(row, cols).is_empty() {

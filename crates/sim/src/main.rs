@@ -38,7 +38,7 @@ struct Args {
     #[arg(long, value_parser = |name: &str| Mutant::named(name).ok_or("no such mutant"))]
     mutant: Option<Mutant>,
     /// States of a program at which an exploration is cut short.
-    #[arg(long, default_value_t = 60_000)]
+    #[arg(long, default_value_t = 20_000)]
     limit: usize,
     /// Follow the histories in this file, one JSON object a line, and compare the states at their ends.
     #[arg(long)]
@@ -115,8 +115,7 @@ fn show(seed: u64, failure: &Failure) {
 
 fn first_script(mutant: Option<Mutant>) -> Option<(&'static str, Violation)> {
     scripts().into_iter().find_map(|script| {
-        let (nodes, policy) = (script.nodes, script.policy);
-        let mut world = World::new(&Config { nodes, policy, mutant, skew: Vec::new(), synchronous: true });
+        let mut world = World::new(&Config::plain(script.nodes, script.policy, mutant));
         let mut run = || {
             script.steps.iter().try_for_each(|step| world.step(step).map(|_| ()))?;
             world.drain(3, |_| 0, |_| ())?;

@@ -34,6 +34,7 @@ mutants! {
     RemovalTie "a tombstone of a removal loses against the live row of the same stamp",
     DeleteTie "a delete beats a later insert of the same transaction",
     ForeignKeyUnchecked "foreign keys are not checked on apply",
+    ParentAlone "a parent comes back without its own parents",
     TruncateUnstamped "a truncate empties the table whatever the rows' stamps",
     NoCommitWait "a node's stamps do not pass those it has seen",
     SilentOverwrite "an overwritten concurrent row leaves no history",

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use meld_core::clock::{ApplyWait, LocalWait, SkewAction, apply_wait, local_wait};
 use meld_core::converge::{
     Change, First, Operation, Outcome, Policy, Removal, Replaced, Verdict, apply_change, apply_removal, apply_truncate,
     apply_void, carry_out, check_foreign_keys, decide,
@@ -32,6 +33,11 @@ pub struct Node {
     pub durable_len: usize,
     /// Every commit is flushed at once: no crash can take anything back.
     pub synchronous: bool,
+    /// See [`Config`](crate::world::Config).
+    pub gaps: bool,
+    pub waits: bool,
+    /// What has to be committed before the transaction in hand of each origin.
+    pending: BTreeMap<NodeId, Pending>,
     /// The stream names every version, those of the origin's own too.
     pub names_every_version: bool,
     /// It has parked, or fetched: its state is then not a plain function of what has arrived.
@@ -47,6 +53,14 @@ pub enum Step {
     Done,
     /// Something else was committed first.
     Again,
+}
+
+/// Found to be needed first, and not yet committed.
+#[derive(Clone, Debug)]
+struct Pending {
+    stamp: Stamp,
+    first: Vec<First<RowId>>,
+    fetched: BTreeMap<RowId, (Row, Option<Stamp>)>,
 }
 
 /// A transaction tried on a copy of the state.
@@ -69,6 +83,9 @@ impl Node {
             log: Vec::new(),
             durable_len: 0,
             synchronous: false,
+            gaps: false,
+            waits: false,
+            pending: BTreeMap::new(),
             names_every_version: false,
             is_plain: true,
             parked_once: false,
@@ -80,6 +97,10 @@ impl Node {
 
     /// False if the server would refuse.
     pub fn transact(&mut self, statements: &[Statement], now: Timestamp) -> bool {
+        let is_behind = local_wait(now, self.current.seen, 0, 0) != LocalWait::Commit;
+        if self.waits && is_behind && self.mutant != Some(Mutant::NoCommitWait) {
+            return false;
+        }
         let mut me = State::clone(&self.current);
         let stamp = me.next_stamp(self.id, now, self.mutant);
         let local = Local { me: &mut me, id: self.id, stamp, mutant: self.mutant }.run(statements);
@@ -168,6 +189,7 @@ impl Node {
         self.current = self.durable.clone();
         self.log.truncate(self.durable_len);
         self.torn = None;
+        self.pending.clear();
         if self.mutant == Some(Mutant::FlushedTooEarly) {
             self.current = Rc::new(State { applied: positions, ..State::clone(&self.durable) });
         }
@@ -186,9 +208,22 @@ impl Node {
                 return Step::Again;
             }
         }
+        if self.is_too_early(tx.stamp.commit_ts, now) {
+            return Step::Again;
+        }
+        if let Some(pending) = self.pending.remove(&tx.origin).filter(|pending| pending.stamp == tx.stamp) {
+            return match self.commit_first(&pending.first, pending.fetched, tx, provider, now) {
+                true => Step::Again,
+                false => self.give_up(tx),
+            };
+        }
         let mut me = match (poisoned && tx.beat.is_none()).then(|| self.park(tx)) {
             Some(parked) => parked,
             None => match self.attempt(tx, provider) {
+                Attempt { outcome: Outcome::First(first), fetched, .. } if self.gaps => {
+                    self.pending.insert(tx.origin, Pending { stamp: tx.stamp, first, fetched });
+                    return Step::Again;
+                }
                 Attempt { outcome: Outcome::First(first), fetched, .. } => {
                     return if self.commit_first(&first, fetched, tx, provider, now) {
                         Step::Again
@@ -197,6 +232,7 @@ impl Node {
                     };
                 }
                 Attempt { outcome: Outcome::Undecided | Outcome::Violation(_), .. } => self.park(tx),
+                Attempt { latest, .. } if self.is_too_early(latest, now) => return Step::Again,
                 Attempt { me, latest, .. } => State { seen: me.seen.max(latest), ..me },
             },
         };
@@ -208,6 +244,12 @@ impl Node {
         self.current = Rc::new(me);
         self.flush_if_synchronous();
         Step::Done
+    }
+
+    /// Whether the clock has still to pass a timestamp before the commit of what has seen it.
+    fn is_too_early(&self, latest: Timestamp, now: Timestamp) -> bool {
+        let commits = apply_wait(now, latest, u32::MAX, SkewAction::Wait) == ApplyWait::Commit;
+        self.waits && !commits && self.mutant != Some(Mutant::NoCommitWait)
     }
 
     fn give_up(&mut self, tx: &Rc<Transaction>) -> Step {
@@ -337,7 +379,9 @@ fn passed_by(first: &[First<RowId>], fetched: &BTreeMap<RowId, (Row, Option<Stam
         First::Remove(removal) => removal.version.commit_ts,
         First::KeepParent { parent, .. } if me.rows.contains_key(parent) => Timestamp::MIN,
         First::KeepParent { parent, or_else } => match fetched.get(parent) {
-            Some((there, _)) if me.clashes(*parent, there.cols).is_empty() => there.stamp.commit_ts,
+            Some((there, _)) if me.clashes(*parent, there.cols).is_empty() => {
+                there.stamp.max(or_else.version).commit_ts
+            }
             Some(_) | None => or_else.version.commit_ts,
         },
     };

@@ -34,7 +34,8 @@ pub fn run(seed: u64, mutant: Option<Mutant>) -> Result<(), Box<Failure>> {
     let mut features = Features::random(&mut rng);
     let skew = (0..nodes).map(|_| rng.pick(&[0, 0, 5, -5, 30])).collect();
     let policy = rng.pick(&[Policy::KeepParent, Policy::KeepParent, Policy::DropChild]);
-    let config = Config { nodes, policy, mutant, skew, synchronous: !features.crash };
+    let (gaps, waits) = (rng.percent(50), rng.percent(50));
+    let config = Config { nodes, policy, mutant, skew, synchronous: !features.crash, gaps, waits };
     let mut keys = rng.pick(&[1, 2, 3]);
     let lazy = rng.pick(&[30, 50, 80]);
     let mut length = rng.pick(&[8, 15, 30, 60]);

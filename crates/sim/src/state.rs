@@ -10,7 +10,7 @@ use meld_core::ids::NodeId;
 use meld_core::time::{Stamp, Timestamp};
 use meld_core::tombstone::Tombstone;
 
-use crate::data::{Cols, Key, Lost, Row, RowId, Table, Transaction};
+use crate::data::{Cols, Lost, Row, RowId, Table, Transaction};
 use crate::mutant::Mutant;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -115,30 +115,22 @@ impl State {
         self.count(row, before - residue);
     }
 
-    /// Other rows of `a` with the same unique value.
+    /// Other rows of `a` with the same value in a unique column.
     pub fn clashes(&self, row: RowId, cols: Cols) -> Vec<(RowId, &Row)> {
-        if row.table != Table::A || cols.link.is_none() {
-            return Vec::new();
-        }
-        self.rows
-            .iter()
-            .filter(|(other, live)| other.table == Table::A && **other != row && live.cols.link == cols.link)
-            .map(|(other, live)| (*other, live))
-            .collect()
+        let others = self.rows.iter().filter(|(other, _)| other.table == row.table && **other != row);
+        let clashing = others.filter(|(_, live)| row.table == Table::A && live.cols.clashes(cols));
+        clashing.map(|(other, live)| (*other, live)).collect()
     }
 
-    pub fn children(&self, parent: Key) -> Vec<RowId> {
-        let refers = |(row, live): &(&RowId, &Row)| row.table == Table::C && live.cols.link == Some(parent);
+    pub fn children(&self, parent: RowId) -> Vec<RowId> {
+        let refers = |(row, live): &(&RowId, &Row)| live.cols.parent(**row) == Some(parent);
         self.rows.iter().filter(refers).map(|(row, _)| *row).collect()
     }
 
-    /// Children without their parent, and its key.
-    pub fn orphans(&self) -> Vec<(RowId, Key)> {
-        let children = self.rows.iter().filter(|(row, _)| row.table == Table::C);
-        children
-            .filter_map(|(row, live)| live.cols.link.map(|parent| (*row, parent)))
-            .filter(|(_, parent)| !self.rows.contains_key(&crate::data::a(*parent)))
-            .collect()
+    /// Rows without their parent, and that.
+    pub fn orphans(&self) -> Vec<(RowId, RowId)> {
+        let parents = self.rows.iter().filter_map(|(row, live)| live.cols.parent(*row).map(|parent| (*row, parent)));
+        parents.filter(|(_, parent)| !self.rows.contains_key(parent)).collect()
     }
 
     /// Largest stamp of a parked transaction of the origin that is older than this one.

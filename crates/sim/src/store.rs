@@ -12,7 +12,7 @@ use meld_core::converge::{
 use meld_core::ids::NodeId;
 use meld_core::time::{Stamp, Timestamp};
 
-use crate::data::{Big, Cols, Entry, Lost, Op, Row, RowId, Table, Why, a};
+use crate::data::{Big, Cols, Entry, Lost, Op, Row, RowId, Why};
 use crate::mutant::Mutant;
 use crate::state::State;
 
@@ -188,17 +188,20 @@ impl RowStore for MemStore<'_> {
 
 impl LinkedStore for MemStore<'_> {
     fn children(&mut self, row: &RowId) -> Result<Vec<RowId>, Infallible> {
-        Ok(match row.table {
-            Table::A => self.me.children(row.key),
-            Table::C => Vec::new(),
-        })
+        Ok(self.me.children(*row))
+    }
+
+    fn missing_parents(&mut self, row: &RowId, values: Values) -> Result<Vec<RowId>, Infallible> {
+        let parent = self.cols(*row, values).parent(*row);
+        let missing = parent.filter(|parent| !self.me.rows.contains_key(parent));
+        Ok(missing.filter(|_| self.mutant != Some(Mutant::ParentAlone)).into_iter().collect())
     }
 
     fn orphans(&mut self) -> Result<Vec<Orphan<RowId>>, Infallible> {
         let orphans = self.me.orphans().into_iter().map(|(child, parent)| Orphan {
             child,
             stamp: self.me.rows.get(&child).map_or(LocalStamp::ThisTransaction, |live| self.me.local_stamp(live)),
-            parent: a(parent),
+            parent,
             written: self.written.contains(&child),
         });
         Ok(orphans.filter(|_| self.mutant != Some(Mutant::ForeignKeyUnchecked)).collect())
@@ -217,10 +220,7 @@ impl LinkedStore for MemStore<'_> {
             entry.cols = Some(Cols { big: Big::LeftOut, ..full });
         } else if let Some((there, stamp)) = self.fetched.get(row) {
             entry.prev = Some(there.stamp);
-            entry.replaced = stamp.map_or(Replaced::Unknown, |stamp| match stamp.node == self.id {
-                true => Replaced::Own,
-                false => Replaced::Version(stamp),
-            });
+            entry.replaced = stamp.map_or(Replaced::Unknown, Replaced::Version);
         }
         let n = self.me.counter(*row);
         self.me.put(*row, self.stamp, full, n);

@@ -79,6 +79,17 @@ pub struct Config {
     pub skew: Vec<i64>,
     /// No crash can take anything back: every commit is flushed at once.
     pub synchronous: bool,
+    /// Other things happen between the moment when something is found to be needed first and its commit.
+    pub gaps: bool,
+    /// Apply waits for the clock, and users are refused while it is behind, instead of committing at the earliest
+    /// timestamp that it could show.
+    pub waits: bool,
+}
+
+impl Config {
+    pub fn plain(nodes: u16, policy: Policy, mutant: Option<Mutant>) -> Config {
+        Config { nodes, policy, mutant, skew: Vec::new(), synchronous: true, gaps: false, waits: false }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -104,6 +115,8 @@ impl World {
         let node = |&id: &NodeId| {
             let mut node = Node::new(id, &ids, config.policy, config.mutant);
             node.synchronous = config.synchronous;
+            node.gaps = config.gaps;
+            node.waits = config.waits;
             (id, node)
         };
         let pairs = ids.iter().flat_map(|&from| ids.iter().map(move |&to| (from, to)));

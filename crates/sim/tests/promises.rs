@@ -10,8 +10,7 @@ use meld_sim::world::{Config, World};
 
 fn run_scripts(mutant: Option<Mutant>) -> Result<(), check::Violation> {
     for script in scripts() {
-        let (nodes, policy) = (script.nodes, script.policy);
-        let mut world = World::new(&Config { nodes, policy, mutant, skew: Vec::new(), synchronous: true });
+        let mut world = World::new(&Config::plain(script.nodes, script.policy, mutant));
         for step in &script.steps {
             world.step(step)?;
         }

@@ -101,8 +101,8 @@ pub struct Removal<R> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum First<R> {
     Remove(Removal<R>),
-    /// Write the parent anew, from the row here or the one fetched; if its return would clash with a unique value,
-    /// remove the child instead.
+    /// Write the parent anew, from the row here or the one fetched; if its return would clash with a unique value, or
+    /// leave itself without a parent, remove the child instead.
     KeepParent {
         parent: R,
         or_else: Removal<R>,
@@ -182,6 +182,9 @@ pub trait LinkedStore: RowStore {
     /// The rows whose foreign keys point to this one and would not stand without it.
     fn children(&mut self, row: &Self::Row) -> Result<Vec<Self::Row>, Self::Error>;
 
+    /// The other rows that this one, so written, would refer to and that are not here.
+    fn missing_parents(&mut self, row: &Self::Row, values: Values) -> Result<Vec<Self::Row>, Self::Error>;
+
     /// The rows that the transaction in hand leaves without a parent, against concurrent local transactions too: the
     /// parents of those not listed are locked.
     fn orphans(&mut self) -> Result<Vec<Orphan<Self::Row>>, Self::Error>;
@@ -190,7 +193,8 @@ pub trait LinkedStore: RowStore {
     fn has_fetched(&mut self, row: &Self::Row) -> bool;
 
     /// As a local user's UPDATE: writes the row that is here anew, or puts the fetched one back, with the counter of its
-    /// key. It is replicated as an UPDATE, without a contribution.
+    /// key. It is replicated as an UPDATE, without a contribution. A fetched row's version is always named in the stream,
+    /// this node's own too: it need not be the last one that this node wrote.
     fn rewrite(&mut self, row: &Self::Row, values: Values) -> Result<(), Self::Error>;
 
     /// Puts a removal into this node's stream; what `bury` does for it is not to appear there as a DELETE.
