@@ -18,7 +18,7 @@ use pgrx::prelude::PgSqlErrorCode;
 use super::clock::wait_until_past;
 use super::store::{HeapStore, RemoteContext, Writers};
 use crate::log::{Failure, Result};
-use crate::pg::executor::ChangeMemory;
+use crate::pg::executor::{ChangeMemory, fire_triggers_at_once};
 use crate::pg::origin;
 use crate::pg::target::Target;
 use crate::pg::truncate::truncate_tables;
@@ -48,42 +48,32 @@ struct Local {
     xact: Xact,
     memory: ChangeMemory,
     targets: HashMap<RelId, Target>,
-    /// The last table with triggers that was changed: deferred ones of its owner may wait.
-    deferring: Option<RelId>,
+    /// Deferred triggers were told to fire at their rows.
+    is_immediate: bool,
 }
 
 impl Local {
     fn begin() -> Local {
         let xact = Xact::begin();
         let memory = ChangeMemory::new(&xact);
-        Local { xact, memory, targets: HashMap::new(), deferring: None }
+        Local { xact, memory, targets: HashMap::new(), is_immediate: false }
     }
 
-    /// The table of a relation, opened if it is not open. Deferred triggers of another owner's tables fire before.
+    /// The table of a relation, opened if it is not open.
     fn target(&mut self, relation: RelId, relations: &Relations) -> Result<(&mut Target, &ChangeMemory)> {
         if !self.targets.contains_key(&relation) {
-            self.targets.insert(relation, Target::open(&self.xact, describe(relations, relation)?)?);
-        }
-        if let Some(other) = self.deferring
-            && self.targets.get(&other).map(Target::owner) != self.targets.get(&relation).map(Target::owner)
-        {
-            self.fire_deferred();
+            let target = Target::open(&self.xact, describe(relations, relation)?)?;
+            if target.has_triggers() && !self.is_immediate {
+                fire_triggers_at_once(&self.xact);
+                self.is_immediate = true;
+            }
+            self.targets.insert(relation, target);
         }
         let Some(target) = self.targets.get_mut(&relation) else { unreachable!("opened above") };
-        if target.has_triggers() {
-            self.deferring = Some(relation);
-        }
         Ok((target, &self.memory))
     }
 
-    fn fire_deferred(&mut self) {
-        if let Some(target) = self.deferring.take().and_then(|relation| self.targets.get_mut(&relation)) {
-            target.fire_deferred();
-        }
-    }
-
     fn close_targets(&mut self) {
-        self.fire_deferred();
         self.targets.drain().for_each(|(_, target)| target.close());
     }
 }
@@ -175,9 +165,6 @@ impl RemoteTransaction {
     /// The relation's description changed: its table is opened anew at the next change.
     pub fn forget(&mut self, relation: RelId) {
         let Some(local) = &mut self.local else { return };
-        if local.deferring == Some(relation) {
-            local.fire_deferred();
-        }
         if let Some(target) = local.targets.remove(&relation) {
             target.close();
         }

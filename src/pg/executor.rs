@@ -30,6 +30,20 @@ impl ChangeMemory {
     }
 }
 
+/// As SET CONSTRAINTS ALL IMMEDIATE: a deferred trigger fires with its row. What is left for the commit would run with
+/// the worker's rights, which is why the server refuses to defer anything that is done as the table's owner.
+pub fn fire_triggers_at_once(_xact: &Xact) {
+    // SAFETY: inside a transaction, between two queries; the node is only read
+    unsafe {
+        let mut statement = pg_sys::ConstraintsSetStmt {
+            type_: pg_sys::NodeTag::T_ConstraintsSetStmt,
+            constraints: null_mut(),
+            deferred: false,
+        };
+        pg_sys::AfterTriggerSetState(&mut statement);
+    }
+}
+
 /// The one range table entry that the executor wants: says that every column may change.
 ///
 /// # Safety

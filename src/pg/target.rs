@@ -17,7 +17,6 @@ use meld_core::wire::RelationDescription;
 use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
-use super::Oid;
 use super::columns::{ColumnMap, name_of};
 use super::executor::{ChangeMemory, init_plan_check, init_range_table, prepare_defaults};
 use super::locate::{KeyIndex, RowLock};
@@ -175,20 +174,9 @@ impl Target {
         unsafe { !(*self.relation).trigdesc.is_null() }
     }
 
-    pub fn owner(&self) -> Oid {
+    fn owner(&self) -> pg_sys::Oid {
         // SAFETY: an open relation has its pg_class form
         unsafe { (*(*self.relation).rd_rel).relowner }
-    }
-
-    /// Fires the deferred triggers that wait, as this table's owner; at the commit they would fire as the worker.
-    pub fn fire_deferred(&mut self) {
-        // SAFETY: inside a transaction and between two changes, so in no query
-        unsafe {
-            pg_sys::GetUserIdAndSecContext(&mut self.saved_user.0, &mut self.saved_user.1);
-            self.as_owner();
-            pg_sys::AfterTriggerFireDeferred();
-            self.as_worker();
-        }
     }
 
     /// What follows runs as the table's owner: triggers, defaults, and expressions of columns and indexes.
