@@ -72,7 +72,7 @@ impl Publication {
             let mut table = self.read(relation)?;
             if let Some(old) = self.tables.get(&id) {
                 table.is_described = old.is_described && old.description == table.description;
-                table.has_complained = old.has_complained;
+                table.has_complained = old.has_complained && !table.format.has_key();
             }
             self.tables.insert(id, table);
         }

@@ -253,7 +253,7 @@ fn lacks_nothing(table: &mut Table, event: &RowEvent<'_>) -> bool {
             format!("{action} of table \"{schema}.{name}\" is not replicated, because the table has no usable key"),
         )
         .detail("Further updates and deletes of it are left out without a word until it has one.")
-        .hint("Add a primary key, or set a unique index with ALTER TABLE ... REPLICA IDENTITY USING INDEX.")
+        .hint("Give the table a primary key with REPLICA IDENTITY DEFAULT, or a unique index with REPLICA IDENTITY USING INDEX.")
         .warn();
     }
     false
