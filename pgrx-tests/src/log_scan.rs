@@ -17,8 +17,9 @@ const SERIOUS: [&str; 4] = ["WARNING", "ERROR", "FATAL", "PANIC"];
 /// Of LOG lines, those that tell of a death.
 const DEATHS: [&str; 4] =
     ["was terminated by signal", "exited with exit code", "all server processes terminated", "TRAP:"];
-/// The server's own worker, which ends in this way in every shutdown.
-const LAUNCHER: &str = "background worker \"logical replication launcher\"";
+/// Workers that end with exit code 1 in every shutdown; if one fails, that has a line of its own.
+const END_SO: [&str; 2] =
+    ["background worker \"logical replication launcher\"", "background worker \"meld supervisor\""];
 /// admin_shutdown and cannot_connect_now
 const SHUTDOWN_CODES: [&str; 2] = ["57P01", "57P03"];
 
@@ -63,7 +64,9 @@ pub fn entries_with(log: &Path, text: &str) -> Vec<Entry> {
 
 fn counts(entry: &Entry) -> bool {
     if !SERIOUS.contains(&entry.severity.as_str()) {
-        let died = DEATHS.iter().any(|death| entry.message.contains(death)) && !entry.message.contains(LAUNCHER);
+        let says = |text: &&str| entry.message.contains(text);
+        let ended = entry.message.ends_with("exited with exit code 1") && END_SO.iter().any(|worker| says(worker));
+        let died = DEATHS.iter().any(|death| says(death)) && !ended;
         return died || entry.severity == "?";
     }
     let own = entry.application == HARNESS && entry.severity != "WARNING" && entry.severity != "PANIC";
