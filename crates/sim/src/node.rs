@@ -1,26 +1,22 @@
-//! One node: its state, its log, and the apply worker around the rule.
+//! One node: its state, its log, what it commits itself, and what a crash leaves of it. `worker` applies what others send.
 //!
 //! Two states are kept. Local transactions are durable before anyone sees them, and with them all that came before; a
 //! remote one is visible at once and durable with the next flush, as under asynchronous commit. A crash goes back to the
 //! durable state. The log is sent only as far as it is durable.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use meld_core::clock::{ApplyWait, LocalWait, SkewAction, apply_wait, local_wait};
-use meld_core::converge::{
-    Change, First, Operation, Outcome, Policy, Removal, Replaced, Verdict, apply_change, apply_removal, apply_truncate,
-    apply_void, carry_out, check_foreign_keys, decide,
-};
+use meld_core::clock::{LocalWait, local_wait};
+use meld_core::converge::{First, Policy};
 use meld_core::ids::NodeId;
 use meld_core::time::{Stamp, Timestamp};
 use meld_core::tombstone::{floor_is_droppable, void_is_droppable};
 
-use crate::data::{Big, Entry, Op, Row, RowId, Statement, Table, Transaction};
+use crate::data::{Entry, Op, Row, RowId, Statement, Table, Transaction};
 use crate::local::Local;
 use crate::mutant::Mutant;
 use crate::state::State;
-use crate::store::MemStore;
 
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -37,14 +33,14 @@ pub struct Node {
     pub gaps: bool,
     pub waits: bool,
     /// What has to be committed before the transaction in hand of each origin.
-    pending: BTreeMap<NodeId, Pending>,
+    pub(crate) pending: BTreeMap<NodeId, Pending>,
     /// The stream names every version, those of the origin's own too.
     pub names_every_version: bool,
     /// It has parked, or fetched: its state is then not a plain function of what has arrived.
     pub is_plain: bool,
     pub parked_once: bool,
     /// The torn mutant has applied the first change of this one.
-    torn: Option<Stamp>,
+    pub(crate) torn: Option<Stamp>,
 }
 
 /// How far a step of the apply worker came.
@@ -57,18 +53,10 @@ pub enum Step {
 
 /// Found to be needed first, and not yet committed.
 #[derive(Clone, Debug)]
-struct Pending {
-    stamp: Stamp,
-    first: Vec<First<RowId>>,
-    fetched: BTreeMap<RowId, (Row, Option<Stamp>)>,
-}
-
-/// A transaction tried on a copy of the state.
-struct Attempt {
-    me: State,
-    outcome: Outcome<RowId>,
-    fetched: BTreeMap<RowId, (Row, Option<Stamp>)>,
-    latest: Timestamp,
+pub(crate) struct Pending {
+    pub stamp: Stamp,
+    pub first: Vec<First<RowId>>,
+    pub fetched: BTreeMap<RowId, (Row, Option<Stamp>)>,
 }
 
 impl Node {
@@ -107,7 +95,13 @@ impl Node {
         local.map(|entries| self.commit_local(me, stamp, entries, None)).is_some()
     }
 
-    fn commit_local(&mut self, mut me: State, stamp: Stamp, entries: Vec<Entry>, beat: Option<(Timestamp, Timestamp)>) {
+    pub(crate) fn commit_local(
+        &mut self,
+        mut me: State,
+        stamp: Stamp,
+        entries: Vec<Entry>,
+        beat: Option<(Timestamp, Timestamp)>,
+    ) {
         me.seen = me.seen.max(stamp.commit_ts);
         let saw = self.current.applied.clone();
         self.log.push(Rc::new(Transaction { origin: self.id, stamp, entries, beat, saw }));
@@ -178,7 +172,7 @@ impl Node {
         self.durable_len = self.log.len();
     }
 
-    fn flush_if_synchronous(&mut self) {
+    pub(crate) fn flush_if_synchronous(&mut self) {
         if self.synchronous {
             self.flush();
         }
@@ -194,240 +188,4 @@ impl Node {
             self.current = Rc::new(State { applied: positions, ..State::clone(&self.durable) });
         }
     }
-
-    // ---- applying --------------------------------------------------------------------------------------------------
-
-    /// One step of the apply worker: the transaction, or what has to come first, is committed.
-    pub fn apply(&mut self, tx: &Rc<Transaction>, provider: &State, now: Timestamp, poisoned: bool) -> Step {
-        if self.mutant == Some(Mutant::Torn) && tx.entries.len() > 1 && self.torn != Some(tx.stamp) {
-            let first = Transaction { entries: tx.entries[..1].to_vec(), ..Transaction::clone(tx) };
-            let attempt = self.attempt(&first, provider);
-            if attempt.outcome == Outcome::Applied {
-                self.torn = Some(tx.stamp);
-                self.current = Rc::new(attempt.me);
-                return Step::Again;
-            }
-        }
-        if self.is_too_early(tx.stamp.commit_ts, now) {
-            return Step::Again;
-        }
-        if let Some(pending) = self.pending.remove(&tx.origin).filter(|pending| pending.stamp == tx.stamp) {
-            return match self.commit_first(&pending.first, pending.fetched, tx, provider, now) {
-                true => Step::Again,
-                false => self.give_up(tx),
-            };
-        }
-        let mut me = match (poisoned && tx.beat.is_none()).then(|| self.park(tx)) {
-            Some(parked) => parked,
-            None => match self.attempt(tx, provider) {
-                Attempt { outcome: Outcome::First(first), fetched, .. } if self.gaps => {
-                    self.pending.insert(tx.origin, Pending { stamp: tx.stamp, first, fetched });
-                    return Step::Again;
-                }
-                Attempt { outcome: Outcome::First(first), fetched, .. } => {
-                    return if self.commit_first(&first, fetched, tx, provider, now) {
-                        Step::Again
-                    } else {
-                        self.give_up(tx)
-                    };
-                }
-                Attempt { outcome: Outcome::Undecided | Outcome::Violation(_), .. } => self.park(tx),
-                Attempt { latest, .. } if self.is_too_early(latest, now) => return Step::Again,
-                Attempt { me, latest, .. } => State { seen: me.seen.max(latest), ..me },
-            },
-        };
-        me.seen = me.seen.max(tx.stamp.commit_ts);
-        if let Some((promise, horizon)) = tx.beat {
-            me.horizons.hear(tx.origin, promise, horizon);
-        }
-        *me.applied.entry(tx.origin).or_default() += 1;
-        self.current = Rc::new(me);
-        self.flush_if_synchronous();
-        Step::Done
-    }
-
-    /// Whether the clock has still to pass a timestamp before the commit of what has seen it.
-    fn is_too_early(&self, latest: Timestamp, now: Timestamp) -> bool {
-        let commits = apply_wait(now, latest, u32::MAX, SkewAction::Wait) == ApplyWait::Commit;
-        self.waits && !commits && self.mutant != Some(Mutant::NoCommitWait)
-    }
-
-    fn give_up(&mut self, tx: &Rc<Transaction>) -> Step {
-        let mut me = self.park(tx);
-        *me.applied.entry(tx.origin).or_default() += 1;
-        self.current = Rc::new(me);
-        Step::Done
-    }
-
-    fn park(&mut self, tx: &Rc<Transaction>) -> State {
-        let mut me = State::clone(&self.current);
-        self.is_plain = false;
-        self.parked_once = true;
-        if self.mutant != Some(Mutant::PositionPassesParked) {
-            me.parked.push(tx.clone());
-        }
-        me
-    }
-
-    /// What a wrong worker does with a transaction that is sent again.
-    pub fn apply_again(&mut self, tx: &Transaction, provider: &State) {
-        let attempt = self.attempt(tx, provider);
-        if attempt.outcome == Outcome::Applied {
-            self.current = Rc::new(attempt.me);
-        }
-    }
-
-    /// The oldest parked transaction again.
-    pub fn replay(&mut self, provider: &State, now: Timestamp) -> Step {
-        let Some(tx) = self.current.parked.first().cloned() else { return Step::Done };
-        match self.attempt(&tx, provider) {
-            Attempt { outcome: Outcome::First(first), fetched, .. } => {
-                self.commit_first(&first, fetched, &tx, provider, now);
-                Step::Again
-            }
-            Attempt { outcome: Outcome::Undecided | Outcome::Violation(_), .. } => Step::Again,
-            Attempt { mut me, latest, .. } => {
-                me.parked.remove(0);
-                me.seen = me.seen.max(latest);
-                self.current = Rc::new(me);
-                self.flush_if_synchronous();
-                Step::Done
-            }
-        }
-    }
-
-    fn store<'a>(&self, me: &'a mut State, provider: &'a State, stamp: Stamp) -> MemStore<'a> {
-        MemStore {
-            me,
-            id: self.id,
-            mutant: self.mutant,
-            provider,
-            stamp,
-            entry: None,
-            written: BTreeSet::new(),
-            fetched: BTreeMap::new(),
-            has_asked: false,
-            latest: Timestamp::MIN,
-            out: Vec::new(),
-        }
-    }
-
-    fn attempt(&mut self, tx: &Transaction, provider: &State) -> Attempt {
-        let mut me = State::clone(&self.current);
-        let mut store = self.store(&mut me, provider, tx.stamp);
-        let mut outcome = Outcome::Applied;
-        for entry in &tx.entries {
-            store.entry = Some(entry);
-            let replaced = entry.prev.filter(|_| self.names_every_version).map_or(entry.replaced, Replaced::Version);
-            outcome = one_change(entry, replaced, tx.stamp, &mut store);
-            if !matches!(outcome, Outcome::Applied | Outcome::Ignored) {
-                break;
-            }
-        }
-        if matches!(outcome, Outcome::Applied | Outcome::Ignored) {
-            store.entry = None;
-            outcome = check_foreign_keys(self.policy, tx.stamp, &mut store).unwrap_or_else(|never| match never {});
-        }
-        let (fetched, latest, has_asked) = (store.fetched, store.latest, store.has_asked);
-        self.is_plain &= !has_asked;
-        Attempt { me, outcome, fetched, latest }
-    }
-
-    /// Removals and parents written anew, as a transaction of this node. False if a forgotten stamp would decide.
-    fn commit_first(
-        &mut self,
-        first: &[First<RowId>],
-        fetched: BTreeMap<RowId, (Row, Option<Stamp>)>,
-        tx: &Transaction,
-        provider: &State,
-        now: Timestamp,
-    ) -> bool {
-        let mut me = State::clone(&self.current);
-        // the commit wait: what is taken away or brought back was seen
-        me.seen = me.seen.max(tx.stamp.commit_ts).max(passed_by(first, &fetched, &me));
-        let stamp = me.next_stamp(self.id, now, self.mutant);
-        let mut store = self.store(&mut me, provider, stamp);
-        store.fetched = fetched;
-        let outcome = carry_out(first, tx.stamp, &mut store).unwrap_or_else(|never| match never {});
-        let entries = store.out;
-        if outcome != Outcome::Applied {
-            return false;
-        }
-        let removals_only = entries.iter().all(|entry| matches!(entry.op, Op::Remove(_)));
-        match self.mutant {
-            Some(Mutant::RemovalLocal) if removals_only => {
-                me.seen = me.seen.max(stamp.commit_ts);
-                self.current = Rc::new(me);
-                self.flush();
-            }
-            Some(Mutant::RemovalInSameTransaction) if removals_only => {
-                // only the announcement is durable
-                let durable = self.durable.clone();
-                self.commit_local(me, stamp, entries, None);
-                self.durable = durable;
-            }
-            _ => self.commit_local(me, stamp, entries, None),
-        }
-        true
-    }
-}
-
-/// The largest timestamp that a transaction of this node's own has to pass, because it takes a version away or
-/// brings it back.
-fn passed_by(first: &[First<RowId>], fetched: &BTreeMap<RowId, (Row, Option<Stamp>)>, me: &State) -> Timestamp {
-    let of = |item: &First<RowId>| match item {
-        First::Remove(removal) => removal.version.commit_ts,
-        First::KeepParent { parent, .. } if me.rows.contains_key(parent) => Timestamp::MIN,
-        First::KeepParent { parent, or_else } => match fetched.get(parent) {
-            Some((there, _)) if me.clashes(*parent, there.cols).is_empty() => {
-                there.stamp.max(or_else.version).commit_ts
-            }
-            Some(_) | None => or_else.version.commit_ts,
-        },
-    };
-    first.iter().map(of).max().unwrap_or(Timestamp::MIN)
-}
-
-fn one_change(entry: &Entry, replaced: Replaced, stamp: Stamp, store: &mut MemStore<'_>) -> Outcome<RowId> {
-    let operation = match entry.op {
-        Op::Insert => Operation::Insert,
-        Op::Update => Operation::Update,
-        Op::Delete => Operation::Delete,
-        Op::Truncate => return infallible(apply_truncate(stamp, store)),
-        Op::Remove(cause) => {
-            let version = entry.prev.unwrap_or(stamp);
-            return infallible(apply_removal(&Removal { row: entry.row, version, cause }, stamp, store));
-        }
-        Op::Void => {
-            let void = entry.void.map(|(name, _)| apply_void(&entry.row, name, stamp, store));
-            void.into_iter().for_each(infallible);
-            return Outcome::Applied;
-        }
-    };
-    let left_out = entry.cols.is_some_and(|cols| cols.big == Big::LeftOut);
-    let mut change = Change {
-        operation,
-        stamp,
-        replaced,
-        set_aside: store.me.set_aside(stamp).filter(|_| store.mutant != Some(Mutant::OwnIsAlwaysHere)),
-        left_out,
-        contributes: entry.n != 0,
-        voids: entry.void.map(|(name, _)| name),
-    };
-    match store.mutant {
-        Some(Mutant::ToastGuessed) if operation == Operation::Update && store.me.rows.contains_key(&entry.row) => {
-            change.left_out = false;
-        }
-        Some(Mutant::DeltaAsValue) => change.contributes = false,
-        Some(Mutant::DeltaOnlyIfWins) => {
-            let floor = store.me.floor.get(&entry.row.table).copied();
-            change.contributes &= decide(change, store.me.here(entry.row), floor).verdict == Verdict::Wins;
-        }
-        _ => {}
-    }
-    infallible(apply_change(&entry.row, change, store))
-}
-
-fn infallible<T>(result: Result<T, std::convert::Infallible>) -> T {
-    result.unwrap_or_else(|never| match never {})
 }
