@@ -65,8 +65,8 @@ pub fn entries_with(log: &Path, text: &str) -> Vec<Entry> {
 fn counts(entry: &Entry) -> bool {
     if !SERIOUS.contains(&entry.severity.as_str()) {
         let says = |text: &&str| entry.message.contains(text);
-        let ended = entry.message.ends_with("exited with exit code 1") && END_SO.iter().any(|worker| says(worker));
-        let died = DEATHS.iter().any(|death| says(death)) && !ended;
+        let ended = entry.message.ends_with("exited with exit code 1") && END_SO.iter().any(says);
+        let died = DEATHS.iter().any(says) && !ended;
         return died || entry.severity == "?";
     }
     let own = entry.application == HARNESS && entry.severity != "WARNING" && entry.severity != "PANIC";

@@ -15,17 +15,16 @@ pub struct Relation {
     pub persistence: char,
     /// Of the server, of meld, or of another extension.
     pub belongs_to_system: bool,
-    /// A row can be found by its primary key or its replica identity index.
+    /// A row can be found by its primary key or its replica identity index, in the way in which the output plugin
+    /// tells of it: REPLICA IDENTITY NOTHING and a deferrable primary key are no key.
     pub has_key: bool,
-    /// REPLICA IDENTITY FULL.
-    pub full_identity: bool,
 }
 
 const SELECT: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, \
      c.oid < 16384 OR n.nspname IN ('pg_catalog', 'information_schema', 'meld', 'snowflake', 'pg_toast'), \
      EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indisready \
-         AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END), \
-     c.relreplident = 'f' \
+         AND i.indimmediate AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'f' THEN i.indisprimary \
+             WHEN 'i' THEN i.indisreplident ELSE false END) \
      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
 
 fn read(row: &Row) -> Result<Relation> {
@@ -38,7 +37,6 @@ fn read(row: &Row) -> Result<Relation> {
         persistence: letter(row.get(5)?),
         belongs_to_system: row.get(6)?,
         has_key: row.get(7)?,
-        full_identity: row.get(8)?,
     })
 }
 

@@ -10,6 +10,7 @@ use crate::pg::decoding_session::{
     database_encoding, database_name, require_database_encoding, server_version, system_identifier,
 };
 use crate::pg::historic;
+use crate::settings::SNOWFLAKE_NODE;
 
 /// Capability of a subscriber that wants every value as text.
 const FORCE_TEXT: &str = "force_text";
@@ -111,6 +112,9 @@ fn known_nodes() -> Result<(NodeIdentity, Vec<NodeIdentity>)> {
     let mut provider = nodes.swap_remove(place);
     provider.system_identifier = system_identifier();
     provider.database = database_name();
+    if let Some(number) = NodeId::checked(SNOWFLAKE_NODE.get()) {
+        provider.snowflake_node = number.0;
+    }
     Ok((provider, nodes))
 }
 

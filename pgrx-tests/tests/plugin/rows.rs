@@ -119,6 +119,17 @@ fn a_table_without_a_key_is_reported_and_stops_nothing() {
     let reports = log_scan::entries_with(&node.server.log, "no usable key");
     let reports: Vec<_> = reports.iter().filter(|entry| entry.severity == "WARNING").collect();
     assert_eq!(reports.len(), 2, "one for each table: {reports:?}");
+
+    // what the plugin can't use as a key is not taken into a set in the first place
+    for (table, key) in [("a", "(id int)"), ("b", "(id int PRIMARY KEY DEFERRABLE)"), ("c", "(id int PRIMARY KEY)")] {
+        node.batch(&format!("CREATE TABLE {table} {key}"));
+    }
+    node.batch("ALTER TABLE c REPLICA IDENTITY NOTHING");
+    for table in ["a", "b", "c"] {
+        assert_eq!(node.error(&add_to_set("default", table)).sqlstate, "55000", "{table}");
+    }
+    node.batch("ALTER TABLE c REPLICA IDENTITY FULL");
+    node.batch(&add_to_set("default", "c"));
     cluster.finish();
 }
 
