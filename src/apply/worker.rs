@@ -104,7 +104,7 @@ impl Worker {
             })?;
             from = in_transaction(|xact| {
                 origin::setup_session(xact, roident);
-                Ok(origin::session_progress())
+                Ok(origin::durable_session_progress())
             })?;
         }
         let link = Link::start(link_options(&subscription, &local, from)).map_err(Failure::from)?;
@@ -185,6 +185,8 @@ impl Worker {
             catalog::subscription::mark_ready(self.subscription.id)?;
             Ok(roident)
         })?;
+        // a crash must not take the subscription back to before its slot, once anybody was told that it is ready
+        origin::flush_last_commit();
         in_transaction(|xact| {
             origin::setup_session(xact, roident);
             Ok(())

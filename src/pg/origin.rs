@@ -67,10 +67,11 @@ pub fn setup_session(_xact: &Xact, roident: u16) {
     }
 }
 
-/// How far the session's origin has come: the end of the last remote transaction that is durable here.
-pub fn session_progress() -> Lsn {
-    // SAFETY: an origin was set up in this session; `false`: no wait for the local WAL to be flushed
-    Lsn(unsafe { pg_sys::replorigin_session_get_progress(false) })
+/// How far the session's origin has come: the end of the last remote transaction that was committed here. It is durable
+/// when this returns, so that the position may be reported: the process that committed it may not have waited for that.
+pub fn durable_session_progress() -> Lsn {
+    // SAFETY: an origin was set up in this session; `true`: the local WAL of that commit is flushed first
+    Lsn(unsafe { pg_sys::replorigin_session_get_progress(true) })
 }
 
 /// Sets where the stream of an origin goes on, durably at the commit of this transaction.
@@ -97,6 +98,12 @@ pub fn stamp_transaction(_xact: &Xact, end_lsn: Lsn, commit_ts: Timestamp) {
 pub fn last_commit_end() -> Lsn {
     // SAFETY: reads a global of this process
     Lsn(unsafe { pg_sys::XactLastCommitEnd })
+}
+
+/// Waits until the last transaction that this process committed is on disk.
+pub fn flush_last_commit() {
+    // SAFETY: the end of a record that this process wrote; raises PANIC if the disk fails
+    unsafe { pg_sys::XLogFlush(pg_sys::XactLastCommitEnd) }
 }
 
 /// Up to where this server's WAL is on disk.
