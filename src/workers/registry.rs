@@ -332,8 +332,6 @@ pub fn let_go(database: Oid, subscription_id: i32) {
     });
 }
 
-// --- the apply worker
-
 /// What an apply worker was started for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Assignment {
