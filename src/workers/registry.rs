@@ -24,6 +24,7 @@ use crate::pg::Oid;
 use crate::pg::shmem::{Reserve, SharedTable};
 use crate::pg::worker::{self, ProcNumber};
 
+use progress::Counters;
 pub use progress::{Progress, WorkerState};
 
 const MANAGERS: usize = 64;
@@ -40,15 +41,6 @@ pub fn reservation() -> &'static dyn Reserve {
 /// Whether the library was preloaded, without which there are no workers.
 pub fn available() -> bool {
     TABLE.available()
-}
-
-/// One for each subscription's place.
-struct Counters([Progress; SUBSCRIPTIONS]);
-
-impl Default for Counters {
-    fn default() -> Counters {
-        Counters(std::array::from_fn(|_| Progress::default()))
-    }
 }
 
 #[derive(Clone, Copy)]

@@ -8,6 +8,17 @@ use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use meld_core::conflict::ConflictType;
 
+use super::SUBSCRIPTIONS;
+
+/// One for each subscription's place.
+pub(super) struct Counters(pub(super) [Progress; SUBSCRIPTIONS]);
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters(std::array::from_fn(|_| Progress::default()))
+    }
+}
+
 /// How far a subscription's worker has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum WorkerState {

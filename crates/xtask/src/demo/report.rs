@@ -15,8 +15,10 @@ fn side(prefix: &str) -> String {
 pub fn conflicts(nodes: &[Node]) -> Result<()> {
     for node in nodes {
         let sql = format!(
-            "SELECT conflict_type, key->>'id', {}, {}, CASE conflict_resolution WHEN 'apply_remote' THEN 'incoming' \
-             WHEN 'keep_local' THEN 'here' ELSE conflict_resolution END FROM meld.resolutions ORDER BY id",
+            "SELECT conflict_type, key->>'id', {}, {}, CASE conflict_resolution \
+             WHEN 'apply_remote' THEN format('n%s, incoming', remote_origin) \
+             WHEN 'keep_local' THEN format('n%s, here', local_origin) \
+             ELSE format('none: %s', conflict_resolution) END FROM meld.resolutions ORDER BY id",
             side("local"),
             side("remote")
         );
