@@ -23,6 +23,7 @@ pub struct Plan {
     name: String,
     nodes: usize,
     with_meld: bool,
+    alike: bool,
     settings: Vec<String>,
 }
 
@@ -40,7 +41,7 @@ pub struct Cluster {
 impl Plan {
     /// Servers with the extension loaded.
     pub fn new(name: &str, nodes: usize) -> Plan {
-        Plan { name: name.to_owned(), nodes, with_meld: true, settings: Vec::new() }
+        Plan { name: name.to_owned(), nodes, with_meld: true, alike: false, settings: Vec::new() }
     }
 
     /// Servers as they come, without the extension: for tests of the harness itself.
@@ -52,6 +53,11 @@ impl Plan {
     pub fn setting(mut self, line: &str) -> Plan {
         self.settings.push(line.to_owned());
         self
+    }
+
+    /// Gives all servers one system identifier, as copies of one server have.
+    pub fn alike(self) -> Plan {
+        Plan { alike: true, ..self }
     }
 
     #[track_caller]
@@ -117,8 +123,12 @@ impl Cluster {
             _turn: turn,
         };
         for place in 1..=plan.nodes {
-            let server = Server::create(&cluster.environment, &cluster.dir, place, &[])?;
+            let identity = if plan.alike { 1 } else { place };
+            let server = Server::create(&cluster.environment, &cluster.dir, place, identity)?;
             server.configure(&plan.settings(&cluster.environment, &server.data)?)?;
+            if place == 1 {
+                server.configure(&first_node_settings())?;
+            }
             cluster.nodes.push(Node::new(place, server));
         }
         on_each(&cluster.nodes, |node| {
@@ -198,6 +208,12 @@ impl Drop for Cluster {
         self.nodes.iter().for_each(|node| node.server.destroy());
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+/// So that one node can be made to misbehave from outside, and the scenarios can be seen to fail.
+fn first_node_settings() -> Vec<String> {
+    let lines = std::env::var("MELD_NODE1_SETTINGS").unwrap_or_default();
+    lines.split(';').map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
 }
 
 /// Does the same on all nodes at once.

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `MELD_PG_BIN` | folder with `postgres`, `initdb`, `pgbench` | `bindir` of the `pg_config` on the path |
 //! | `MELD_RUN_AS` | OS user of the servers | `postgres` for root, else the caller |
+//! | `MELD_NODE1_SETTINGS` | lines for the configuration of the first server of each cluster, `;` between them | none |
 //! | `MELD_WORK` | folder for templates and clusters | `/var/tmp/meld-<hash of the repository's path>` |
 //!
 //! The folder lies outside the repository, since the servers' user may not be allowed to look into that.
@@ -37,7 +38,7 @@ impl Environment {
             None => PathBuf::from(output(Command::new("pg_config").arg("--bindir"))?),
         };
         ensure!(bin.join("postgres").exists(), "no server in \"{}\": set MELD_PG_BIN", bin.display());
-        let work = std::env::var_os("MELD_WORK").map_or_else(default_work, PathBuf::from);
+        let work = std::env::var_os("MELD_WORK").filter(|dir| !dir.is_empty()).map_or_else(default_work, PathBuf::from);
         let environment = Environment { bin, work, run_as: RunAs::read()? };
         std::fs::create_dir_all(&environment.work)
             .with_context(|| format!("could not create \"{}\"", environment.work.display()))?;
@@ -72,7 +73,7 @@ impl Environment {
 
 impl RunAs {
     fn read() -> Result<RunAs> {
-        let asked = std::env::var("MELD_RUN_AS").ok();
+        let asked = std::env::var("MELD_RUN_AS").ok().filter(|user| !user.is_empty());
         let is_root = rustix::process::geteuid().is_root();
         let user = match asked {
             Some(user) => user,
@@ -111,13 +112,14 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&done.stdout).trim_end().to_owned())
 }
 
-/// Two check-outs of the repository on one machine must not meet in one folder. The hash is FNV-1a, folded to 32 bits.
+/// Two check-outs of the repository on one machine must not meet in one folder. The hash is FNV-1a.
 fn default_work() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let repository = manifest.parent().unwrap_or(manifest);
-    let hash =
-        repository.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-    PathBuf::from(format!("/var/tmp/meld-{:08x}", (hash >> 32) as u32 ^ hash as u32))
+    let hash = repository
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    PathBuf::from(format!("/var/tmp/meld-{hash:08x}"))
 }

@@ -30,8 +30,8 @@ pub enum Damage {
     Empty,
     /// Another first byte: a version of the format that nobody has.
     Version,
-    /// Leaves the message out.
-    Drop,
+    /// Leaves one message out and is honest again.
+    DropOne,
     /// Sends the message twice.
     Repeat,
     /// Adds bytes to the payload.
@@ -190,8 +190,11 @@ fn pass(client: &mut TcpStream, message: &mut Vec<u8>, shared: &Shared) -> Resul
         client.write_all(&message[..message.len() / 2])?;
         anyhow::bail!("cut");
     }
+    if damage == Damage::DropOne {
+        *shared.damage.lock().unwrap_or_else(PoisonError::into_inner) = Damage::None;
+    }
     let copies = match damage {
-        Damage::Drop => 0,
+        Damage::DropOne => 0,
         Damage::Repeat => 2,
         _ => 1,
     };
@@ -215,6 +218,6 @@ fn spoil(message: &mut Vec<u8>, damage: Damage) {
         Damage::Version => message[start] = 0xee,
         Damage::Extend => message.extend_from_slice(&[0x5a; 64]),
         Damage::Garbage => message[start..].iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * 151 + 89) as u8),
-        Damage::None | Damage::Drop | Damage::Repeat | Damage::Cut | Damage::Refuse | Damage::Stall => {}
+        Damage::None | Damage::DropOne | Damage::Repeat | Damage::Cut | Damage::Refuse | Damage::Stall => {}
     }
 }

@@ -44,19 +44,19 @@ pub enum Stop {
 }
 
 impl Server {
-    /// Makes the data directory of the `place`-th server of a cluster, with the given lines in its configuration.
-    pub fn create(environment: &Environment, dir: &Path, place: usize, settings: &[String]) -> Result<Server> {
+    /// Makes the data directory of the `place`-th server of a cluster; servers with the same `identity` have the same
+    /// system identifier.
+    pub fn create(environment: &Environment, dir: &Path, place: usize, identity: usize) -> Result<Server> {
         let (data, sockets) = (dir.join(format!("n{place}")), dir.join("s"));
         ensure!(sockets.as_os_str().len() < SOCKET_DIR_MAX, "\"{}\" is too long for sockets", sockets.display());
         environment.make_dir(&sockets)?;
-        template::copy(environment, place, &data)?;
+        template::copy(environment, identity, &data)?;
         let port = Port::reserve(&environment.work)?;
-        let mut lines = vec![
+        let lines = [
             "listen_addresses = '127.0.0.1'".to_owned(),
             format!("port = {}", port.number),
             format!("unix_socket_directories = '{}'", sockets.display()),
         ];
-        lines.extend_from_slice(settings);
         append(&data.join("postgresql.conf"), &lines)?;
         let log = dir.join(format!("n{place}.log"));
         File::create(&log)?;

@@ -14,9 +14,9 @@ use crate::port::Reservation;
 /// Name of the superuser in every server.
 pub const SUPERUSER: &str = "postgres";
 
-/// Copies the template of the `place`-th server of a cluster to `data`.
-pub fn copy(environment: &Environment, place: usize, data: &Path) -> Result<()> {
-    let template = ensure(environment, place)?;
+/// Copies the template with the given number to `data`.
+pub fn copy(environment: &Environment, number: usize, data: &Path) -> Result<()> {
+    let template = ensure(environment, number)?;
     output(environment.program_at("cp").args(["-a", "--reflink=auto"]).arg(&template).arg(data))?;
     Ok(())
 }
@@ -32,17 +32,17 @@ pub fn knows_setting(environment: &Environment, data: &Path, setting: &str) -> R
     }
 }
 
-fn ensure(environment: &Environment, place: usize) -> Result<PathBuf> {
+fn ensure(environment: &Environment, number: usize) -> Result<PathBuf> {
     let version = output(environment.program("postgres").arg("--version"))?;
     let version = version.split_whitespace().nth(2).context("no version")?.to_owned();
     let dir = environment.work.join("templates");
-    let template = dir.join(format!("{version}-{place}"));
+    let template = dir.join(format!("{version}-{number}"));
     environment.make_dir(&dir)?;
     let _making = Reservation::wait(&environment.work.join("locks"), "templates");
     if template.exists() {
         return Ok(template);
     }
-    let unfinished = dir.join(format!("{version}-{place}.new"));
+    let unfinished = dir.join(format!("{version}-{number}.new"));
     let _ = std::fs::remove_dir_all(&unfinished);
     let mut initdb = environment.program("initdb");
     initdb.args(["--username", SUPERUSER, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"]);
