@@ -24,6 +24,7 @@ pub mod resolutions;
 pub mod server;
 pub mod settle;
 pub mod template;
+pub mod traffic;
 pub mod wait;
 
 pub use cluster::{Cluster, Plan};
