@@ -20,6 +20,7 @@ pub mod node;
 pub mod pgbench;
 pub mod port;
 pub mod proxy;
+pub mod refusal;
 pub mod resolutions;
 pub mod server;
 pub mod settle;
