@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
-use std::time::Duration;
 
 use postgres::Client;
 
@@ -62,7 +61,7 @@ fn write(node: &Node, stop: &AtomicBool) -> BTreeSet<i64> {
     let mut key = node.place as i64 * OWN;
     while !stop.load(Ordering::SeqCst) {
         let Ok(mut client) = node.server.connect(DATABASE) else {
-            std::thread::sleep(Duration::from_millis(20));
+            crate::wait::pause();
             continue;
         };
         while !stop.load(Ordering::SeqCst) {

@@ -70,18 +70,16 @@ fn node_functions_check_their_arguments() {
     cluster.finish();
 }
 
+const TABLES: &str =
+    "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE keyless (a int); CREATE VIEW v AS SELECT 1 AS a;
+     CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY); CREATE TABLE nothing (id int PRIMARY KEY);
+     ALTER TABLE nothing REPLICA IDENTITY NOTHING; CREATE SEQUENCE s; CREATE TEMP TABLE temporary (id int PRIMARY KEY)";
+
 #[test]
 fn set_functions_check_their_arguments() {
     let cluster = Plan::new("set_functions", 1).start();
     let node = cluster.node(1);
     mesh::create_node(node);
-    node.batch(
-        "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE keyless (a int); CREATE VIEW v AS SELECT 1 AS a;
-         CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY); CREATE TABLE nothing (id int PRIMARY KEY);
-         ALTER TABLE nothing REPLICA IDENTITY NOTHING; CREATE SEQUENCE s; CREATE TEMP TABLE temporary (id int PRIMARY KEY)",
-    );
-    node.batch("SELECT meld.repset_add_table('default', 't')");
-    let long = "x".repeat(64);
     let cases: &[(String, &[&str], &[&str])] = &[
         ("SELECT meld.repset_create(NULL)".into(), NULL, &[]),
         ("SELECT meld.repset_create('')".into(), BAD_NAME, &[]),
@@ -91,6 +89,24 @@ fn set_functions_check_their_arguments() {
         ("SELECT meld.repset_drop('no')".into(), MISSING, &["\"no\""]),
         ("SELECT meld.repset_drop(NULL)".into(), NULL, &[]),
         ("SELECT meld.repset_drop('default')".into(), &["55000", "0A000", "42501", "2BP01"], &["\"default\""]),
+    ];
+    for (sql, sqlstates, texts) in cases {
+        refused(node, sql, sqlstates, texts);
+    }
+    node.batch("SELECT meld.repset_create('mine', replicate_truncate => false); SELECT meld.repset_drop('mine')");
+    node.batch("SELECT meld.repset_drop('mine', ifexists => true)");
+    cluster.finish();
+}
+
+#[test]
+fn table_functions_check_their_arguments() {
+    let cluster = Plan::new("table_functions", 1).start();
+    let node = cluster.node(1);
+    mesh::create_node(node);
+    node.batch(TABLES);
+    node.batch("SELECT meld.repset_add_table('default', 't')");
+    let long = "x".repeat(64);
+    let cases: &[(String, &[&str], &[&str])] = &[
         ("SELECT meld.repset_add_table('no', 't')".into(), MISSING, &["\"no\""]),
         ("SELECT meld.repset_add_table(NULL, 't')".into(), NULL, &[]),
         ("SELECT meld.repset_add_table('default', NULL)".into(), NULL, &[]),
@@ -206,6 +222,14 @@ fn subscription_functions_check_their_arguments() {
     }
     n1.batch("SELECT meld.sub_drop('no', ifexists => true)");
 
+    cluster.finish();
+}
+
+#[test]
+fn an_existing_subscription_is_not_made_or_changed_twice() {
+    let cluster = Plan::new("sub_exists", 2).start();
+    let [n1, n2] = [cluster.node(1), cluster.node(2)];
+    cluster.nodes().iter().for_each(mesh::create_node);
     mesh::subscribe(n1, n2, &n2.dsn());
     mesh::wait_until_replicating(n1, n2);
     let again = literal(&n2.dsn());
