@@ -30,6 +30,7 @@ fn node_functions_check_their_arguments() {
         (format!("SELECT meld.node_create(NULL, {dsn})"), NULL, &[]),
         ("SELECT meld.node_create('n1', NULL)".into(), NULL, &[]),
         (format!("SELECT meld.node_create('', {dsn})"), BAD_NAME, &[]),
+        (format!("SELECT meld.node_create('{}', {dsn})", "x".repeat(64)), TOO_LONG, &[]),
         ("SELECT meld.node_create('n1', '')".into(), BAD_DSN, &[]),
         ("SELECT meld.node_create('n1', 'host')".into(), BAD_DSN, &[]),
         ("SELECT meld.node_create('n1', 'nonsense=1 password=harness-secret-0815')".into(), BAD_DSN, &[]),
@@ -53,6 +54,7 @@ fn node_functions_check_their_arguments() {
     let cases: &[(String, &[&str], &[&str])] = &[
         (format!("SELECT meld.node_add_interface('n1', NULL, {dsn})"), NULL, &[]),
         (format!("SELECT meld.node_add_interface('n1', '', {dsn})"), BAD_NAME, &[]),
+        (format!("SELECT meld.node_add_interface('n1', '{}', {dsn})", "x".repeat(64)), TOO_LONG, &[]),
         (format!("SELECT meld.node_add_interface('no', 'i', {dsn})"), MISSING, &["\"no\""]),
         ("SELECT meld.node_add_interface('n1', 'i', 'bad dsn')".into(), BAD_DSN, &[]),
         (format!("SELECT meld.node_add_interface('n1', 'n1', {dsn})"), DUPLICATE, &["\"n1\""]),
@@ -83,6 +85,7 @@ fn set_functions_check_their_arguments() {
     let cases: &[(String, &[&str], &[&str])] = &[
         ("SELECT meld.repset_create(NULL)".into(), NULL, &[]),
         ("SELECT meld.repset_create('')".into(), BAD_NAME, &[]),
+        (format!("SELECT meld.repset_create('{}')", "x".repeat(64)), TOO_LONG, &[]),
         ("SELECT meld.repset_create('default')".into(), DUPLICATE, &["\"default\""]),
         ("SELECT meld.repset_alter('no', replicate_insert => false)".into(), MISSING, &["\"no\""]),
         ("SELECT meld.repset_alter(NULL)".into(), NULL, &[]),
@@ -187,6 +190,7 @@ fn subscription_functions_check_their_arguments() {
         (format!("SELECT meld.sub_create(NULL, {dsn})"), NULL, &[]),
         ("SELECT meld.sub_create('s', NULL)".into(), NULL, &[]),
         (format!("SELECT meld.sub_create('', {dsn})"), BAD_NAME, &[]),
+        (format!("SELECT meld.sub_create('{long}', {dsn})"), TOO_LONG, &[]),
         ("SELECT meld.sub_create('s', '')".into(), BAD_DSN, &[]),
         ("SELECT meld.sub_create('s', 'host=''')".into(), BAD_DSN, &[]),
         ("SELECT meld.sub_create('s', 'nonsense=harness-secret-0815')".into(), BAD_DSN, &[]),
@@ -346,7 +350,7 @@ fn long_and_strange_names_work() {
         node.batch(&sql);
     }
     let [n1, n2] = [cluster.node(1), cluster.node(2)];
-    let [long, strange] = ["s".repeat(63), "Süb $cription'".to_owned()];
+    let [long, strange] = ["s".repeat(62), "Süb $cription'".to_owned()];
     for (node, peer, name) in [(n1, n2, &long), (n2, n1, &strange)] {
         node.batch(&format!("SELECT meld.sub_create({}, {})", literal(name), literal(&peer.dsn())));
         node.batch(&format!("SELECT meld.sub_wait_for_sync({})", literal(name)));
