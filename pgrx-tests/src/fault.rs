@@ -100,10 +100,22 @@ pub fn expect_lost_links(cluster: &Cluster) {
     for words in LOST_LINK_WORDS {
         cluster.expect_log(words);
     }
+    cluster.nodes().iter().for_each(expect_worker_exits);
 }
 
-/// meld's and the server's words for a link that is lost, on either end.
-const LOST_LINK_WORDS: [&str; 3] = ["lost the connection", "could not connect", "connection to provider"];
+/// Announces that workers of the extension end with an error, to be started again.
+pub fn expect_worker_exits(node: &Node) {
+    node.expect_log("LOG:  background worker \"meld");
+}
+
+/// Words for a link that is lost, on either end.
+const LOST_LINK_WORDS: [&str; 5] = [
+    "the server closed the connection",
+    "could not connect to the server",
+    "the database system is",
+    "terminating connection due to",
+    "terminating walsender process",
+];
 
 #[track_caller]
 fn check(node: &Node, result: Result<()>) {

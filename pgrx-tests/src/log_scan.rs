@@ -1,7 +1,7 @@
 //! Reads the servers' logs: what is worse than a LOG line, or tells of a process that died, must have been announced.
 //!
-//! Not counted: errors in the harness's own sessions, which get the error as an answer and judge it there; sessions
-//! ended by a shutdown that the harness asked for; and attempts to connect to a server that is starting or stopping.
+//! Not counted: errors in the harness's own sessions, which get the error as an answer and judge it there; sessions and
+//! workers ended by a shutdown that was asked for; and attempts to connect to a server that is starting or stopping.
 //! Counted always: a password in any line that is not the user's own statement.
 
 use std::path::Path;
@@ -17,9 +17,6 @@ const SERIOUS: [&str; 4] = ["WARNING", "ERROR", "FATAL", "PANIC"];
 /// Of LOG lines, those that tell of a death.
 const DEATHS: [&str; 4] =
     ["was terminated by signal", "exited with exit code", "all server processes terminated", "TRAP:"];
-/// Workers that end with exit code 1 in every shutdown; if one fails, that has a line of its own.
-const END_SO: [&str; 2] =
-    ["background worker \"logical replication launcher\"", "background worker \"meld supervisor\""];
 /// admin_shutdown and cannot_connect_now
 const SHUTDOWN_CODES: [&str; 2] = ["57P01", "57P03"];
 
@@ -53,8 +50,18 @@ pub fn check(nodes: &[Node]) {
 pub fn findings(log: &Path, expected: &[String]) -> Vec<Entry> {
     let is_expected = |entry: &Entry| expected.iter().any(|text| entry.text.contains(text.as_str()));
     let leaks = |entry: &Entry| entry.severity != "STATEMENT" && entry.text.contains(SECRET);
-    let entries = entries(log).into_iter();
-    entries.filter(|entry| leaks(entry) || (counts(entry) && !is_expected(entry))).collect()
+    let mut stopping = false;
+    let mut found = entries(log);
+    found.retain(|entry| {
+        match entry.message.as_str() {
+            message if message.ends_with(" shutdown request") => stopping = true,
+            message if message.starts_with("starting PostgreSQL") => stopping = false,
+            _ => {}
+        }
+        let worker_told_to_end = stopping && entry.message.contains("exited with exit code 1");
+        leaks(entry) || (counts(entry) && !worker_told_to_end && !is_expected(entry))
+    });
+    found
 }
 
 /// Entries of one severity or any with this text, for scenarios that want to see one.
@@ -64,10 +71,7 @@ pub fn entries_with(log: &Path, text: &str) -> Vec<Entry> {
 
 fn counts(entry: &Entry) -> bool {
     if !SERIOUS.contains(&entry.severity.as_str()) {
-        let says = |text: &&str| entry.message.contains(text);
-        let ended = entry.message.ends_with("exited with exit code 1") && END_SO.iter().any(says);
-        let died = DEATHS.iter().any(says) && !ended;
-        return died || entry.severity == "?";
+        return entry.severity == "?" || DEATHS.iter().any(|death| entry.message.contains(death));
     }
     let own = entry.application == HARNESS && entry.severity != "WARNING" && entry.severity != "PANIC";
     !own && !SHUTDOWN_CODES.contains(&entry.sqlstate.as_str())

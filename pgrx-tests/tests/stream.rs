@@ -56,7 +56,7 @@ const STARTED: &str = "SELECT pg_postmaster_start_time()::text";
 fn a_damaged_frame_is_never_applied() {
     let (cluster, proxy) = start("damage");
     let [n1, n2] = [cluster.node(1), cluster.node(2)];
-    n2.expect_log("stream");
+    n2.expect_log("invalid replication stream");
     let started: String = n2.value(STARTED);
     for kind in [
         Damage::FlipBit(0),
@@ -85,7 +85,7 @@ fn a_damaged_frame_is_never_applied() {
 fn a_missing_frame_is_noticed() {
     let (cluster, proxy) = start("gap");
     let [n1, n2] = [cluster.node(1), cluster.node(2)];
-    n2.expect_log("stream");
+    n2.expect_log("invalid replication stream");
     let started: String = n2.value(STARTED);
     proxy.set(Damage::DropOne);
     n1.batch("INSERT INTO t (v) SELECT repeat(md5(i::text), 20) FROM generate_series(1, 50000) i");
@@ -128,7 +128,7 @@ fn a_stalled_network_is_waited_for() {
 fn random_damage_under_load_loses_nothing() {
     let (cluster, proxy) = start("random_damage");
     let [n1, n2] = [cluster.node(1), cluster.node(2)];
-    n2.expect_log("stream");
+    n2.expect_log("invalid replication stream");
     let started: String = n2.value(STARTED);
     for kind in [Damage::FlipBit(50), Damage::Cut, Damage::Truncate, Damage::Refuse, Damage::Garbage] {
         for _ in 0..30 {

@@ -1,7 +1,7 @@
 //! Values of all common types, and tables of all common shapes, arrive as they were.
 
 use meld_cluster_tests::wait::{self, Look};
-use meld_cluster_tests::{Cluster, Plan, compare, log_scan, mesh, settle};
+use meld_cluster_tests::{Cluster, Plan, compare, fault, log_scan, mesh, settle};
 
 /// The second node makes types in another order and more of them, so that oids differ between the nodes.
 const OTHER_OIDS: &str = "CREATE TYPE filler AS ENUM ('a', 'b', 'c'); CREATE TABLE filler_table (a int, b filler[]);
@@ -200,7 +200,8 @@ fn columns_may_be_more_on_the_subscriber_but_not_fewer() {
     let row = "SELECT concat_ws(' ', id, extra, a, seen) FROM more";
     assert_eq!(n2.value::<String>(row), "1 by default y 7", "columns that do not travel keep their values");
 
-    n2.expect_log("fewer");
+    n2.expect_log("\"public.fewer\"");
+    fault::expect_worker_exits(n2);
     n1.batch("INSERT INTO fewer VALUES (1, 'x', 5)");
     let report = wait::until("the error about the missing column", wait::DEADLINE, || {
         match log_scan::entries_with(&n2.server.log, "public.fewer").pop() {
