@@ -171,9 +171,10 @@ impl Cluster {
     /// Ends the scenario: the servers stop in good order and their logs hold nothing that was not announced.
     #[track_caller]
     pub fn finish(self) {
-        for node in &self.nodes {
-            node.forget_session();
-        }
+        // before the nodes go one by one, and see the others go
+        log_scan::check(&self.nodes);
+        self.nodes.iter().for_each(Node::forget_session);
+        crate::fault::expect_lost_links(&self);
         if let Err(error) = on_each(&self.nodes, |node| node.server.stop(Stop::Fast)) {
             panic!("could not stop the servers: {error:?}");
         }

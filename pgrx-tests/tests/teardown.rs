@@ -11,7 +11,7 @@ fn slots(node: &Node) -> i64 {
 /// Sessions of replication, and workers of the extension for one database.
 fn processes(node: &Node) -> Vec<String> {
     let all = processes_in(&node.server.data).into_iter().map(|process| process.title);
-    all.filter(|title| title.contains("meld") && !title.contains("supervisor")).collect()
+    all.filter(|title| title.starts_with("postgres: ") && title.contains("meld") && !title.contains("supervisor")).collect()
 }
 
 fn start(name: &str, nodes: usize) -> Cluster {
@@ -50,7 +50,8 @@ fn a_dropped_subscription_leaves_no_slot_and_no_worker() {
     assert_eq!(n1.value::<String>("SELECT string_agg(id::text, ' ' ORDER BY id) FROM t"), "1 2 4");
 
     // a subscription that is disabled, and one whose provider is down
-    n2.batch("SELECT meld.sub_disable('n2_n1'); SELECT meld.sub_drop('n2_n1')");
+    n2.batch("SELECT meld.sub_disable('n2_n1')");
+    n2.batch("SELECT meld.sub_drop('n2_n1')");
     until_equal("slots on n1", 0, || slots(n1));
     n2.server.stop(meld_cluster_tests::server::Stop::Fast).expect("stop");
     fault::expect_lost_links(&cluster);
