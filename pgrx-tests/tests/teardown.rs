@@ -11,7 +11,8 @@ fn slots(node: &Node) -> i64 {
 /// Sessions of replication, and workers of the extension for one database.
 fn processes(node: &Node) -> Vec<String> {
     let all = processes_in(&node.server.data).into_iter().map(|process| process.title);
-    all.filter(|title| title.starts_with("postgres: ") && title.contains("meld") && !title.contains("supervisor")).collect()
+    all.filter(|title| title.starts_with("postgres: ") && title.contains("meld") && !title.contains("supervisor"))
+        .collect()
 }
 
 fn start(name: &str, nodes: usize) -> Cluster {
