@@ -85,7 +85,8 @@ fn a_third_node_with_a_known_name_or_number_is_refused() {
 fn numbers_are_taken_from_the_argument_the_setting_or_the_name() {
     let cluster = Plan::new("numbers", 2).start();
     let [n1, n2] = [cluster.node(1), cluster.node(2)];
-    n1.batch("CREATE EXTENSION meld; ALTER SYSTEM SET snowflake.node = 77");
+    n1.batch("CREATE EXTENSION meld");
+    n1.batch("ALTER SYSTEM SET snowflake.node = 77");
     n1.value::<bool>("SELECT pg_reload_conf()");
     meld_cluster_tests::wait::until_equal("snowflake.node", "77".to_owned(), || n1.value("SHOW snowflake.node"));
     assert_eq!(n1.value::<i32>(&format!("SELECT meld.node_create('a', {})", literal(&n1.dsn()))), 77);
