@@ -89,6 +89,7 @@ fn a_missing_frame_is_noticed() {
     let started: String = n2.value(STARTED);
     proxy.set(Damage::DropOne);
     n1.batch("INSERT INTO t (v) SELECT repeat(md5(i::text), 20) FROM generate_series(1, 50000) i");
+    wait::until_value("a message to be left out", || proxy.damaged(), |damaged| *damaged > 0);
     assert_recovers(&cluster, &proxy, &started);
     let entries = meld_cluster_tests::log_scan::entries_with(&n2.server.log, "stream");
     assert!(entries.iter().any(|entry| entry.sqlstate.starts_with("08")), "{entries:?}");
