@@ -4,6 +4,8 @@
 -- the change that it decodes was made. A dump leaves all of their rows out on purpose: they belong to a node, not to
 -- a copy of its database.
 
+-- made here and not by the control file, so that it is a member of the extension and goes with it
+CREATE SCHEMA meld;
 GRANT USAGE ON SCHEMA meld TO PUBLIC;
 
 -- Every node that this one knows of, itself included.
