@@ -35,9 +35,30 @@ pub extern "C-unwind" fn _PG_init() {
 /// Settings of the server that `#[pg_test]`s run in.
 #[cfg(test)]
 pub mod pg_test {
+    use std::path::PathBuf;
+    use std::process::Command;
+
     pub fn setup(_options: Vec<&str>) {}
 
     pub fn postgresql_conf_options() -> Vec<&'static str> {
-        vec!["wal_level = logical", "track_commit_timestamp = on", "shared_preload_libraries = 'meld'"]
+        let mut lines = vec!["wal_level = logical", "track_commit_timestamp = on", "shared_preload_libraries = 'meld'"];
+        // A server of a minor release without the setting would refuse to start with it.
+        if known_settings().lines().any(|line| line.starts_with("output_plugin_libraries\t")) {
+            lines.push("output_plugin_libraries = 'meld, pgoutput, test_decoding'");
+        }
+        lines
+    }
+
+    /// What the server says about its settings. `cargo x test` names its folder, by hand the one in PATH is asked.
+    fn known_settings() -> String {
+        let bin = std::env::var_os("MELD_PG_BIN").map_or_else(
+            || {
+                let output = Command::new("pg_config").arg("--bindir").output().expect("pg_config is in PATH");
+                PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+            },
+            PathBuf::from,
+        );
+        let output = Command::new(bin.join("postgres")).arg("--describe-config").output().expect("the server is there");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }

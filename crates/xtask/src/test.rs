@@ -68,6 +68,7 @@ fn tests_inside(major: Major, account: &Account, filter: Option<&str>) -> Result
     let _sweep = Sweep(data.clone());
     let mut command = install::cargo_pgrx();
     command.args(["test", "--package", "meld", "--pgdata"]).arg(&data).env("PGRX_HOME", &pgrx_home);
+    command.env("MELD_PG_BIN", tree.bin());
     if let Some(user) = account.other_name() {
         command.args(["--runas", user]).env("PATH", path_with_sudo(&work)?);
     } else {
