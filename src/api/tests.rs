@@ -11,6 +11,7 @@ mod tests {
         CREATE FUNCTION pg_temp.answer(statement text) RETURNS text LANGUAGE plpgsql AS $$ \
         BEGIN EXECUTE statement; RETURN 'ok'; \
         EXCEPTION WHEN OTHERS THEN RETURN SQLSTATE || ' ' || SQLERRM; END $$; \
+        SELECT set_config(name, 'meld', true) FROM pg_settings WHERE name = 'output_plugin_libraries'; \
         CREATE TABLE public.keyed (id int PRIMARY KEY); \
         CREATE TABLE public.keyless (id int); \
         CREATE UNLOGGED TABLE public.forgetful (id int PRIMARY KEY); \
