@@ -17,7 +17,7 @@ use pgrx::prelude::PgSqlErrorCode;
 use super::registry::{self, Entry};
 use super::supervisor::no_place;
 use crate::catalog::{self, Subscription};
-use crate::log::Result;
+use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
 use crate::pg::worker::{self, LaunchStatus, Launched, WorkerKind};
 use crate::pg::{Oid, xact};
@@ -60,7 +60,7 @@ fn run(argument: i32) {
                 manager.as_mut().map_or(IDLE, |manager| manager.step(subscriptions))
             }
             Err(failure) => {
-                if failure.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE && !worker::shutdown_requested() {
+                if !is_drop_under_way(&failure) && !worker::shutdown_requested() {
                     failure.warn();
                 }
                 RETRY
@@ -69,6 +69,12 @@ fn run(argument: i32) {
         worker::wait(None, Some(pause));
     }
     stop_all(database);
+}
+
+/// What DROP EXTENSION does to a look at the catalog: it holds a lock, or a table has just gone.
+fn is_drop_under_way(failure: &Failure) -> bool {
+    use PgSqlErrorCode::{ERRCODE_LOCK_NOT_AVAILABLE, ERRCODE_UNDEFINED_TABLE};
+    matches!(failure.code, ERRCODE_LOCK_NOT_AVAILABLE | ERRCODE_UNDEFINED_TABLE)
 }
 
 /// The subscriptions, or `None` if this database has no node.
