@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::cluster::Cluster;
 use crate::node::{Node, literal};
-use crate::resolutions::{Stamp, TIME_FORMAT, stamp_of};
+use crate::resolutions::{Stamp, TIME_FORMAT};
 
 /// A version of one row.
 type Version = (String, i64, Stamp);
@@ -66,19 +66,13 @@ pub fn check(cluster: &Cluster, tables: &[(&str, &str)]) -> Audit {
 /// Each update that this node's users made, with the version that it replaced.
 fn notes(node: &Node) -> Vec<(Version, Stamp)> {
     let time = |alias: &str| format!("to_char({alias}.timestamp AT TIME ZONE 'UTC', '{TIME_FORMAT}')");
-    let id = |alias: &str| {
-        format!(
-            "CASE {alias}.roident WHEN 0 THEN (SELECT node_id FROM meld.local_node)
-             ELSE (SELECT node_id FROM meld.origin o WHERE o.roident = {alias}.roident) END"
-        )
-    };
     let sql = format!(
         "SELECT relname::text, key, {}, {}, {}, {} FROM harness.update_note,
              LATERAL pg_xact_commit_timestamp_origin(made) m, LATERAL pg_xact_commit_timestamp_origin(replaced) r",
         time("m"),
-        id("m"),
+        node_id_of("m"),
         time("r"),
-        id("r")
+        node_id_of("r")
     );
     let notes = node.rows(&sql, &[]).into_iter().map(|row| {
         let made = Stamp { commit_ts: row.get(2), node_id: row.get(3) };
@@ -112,16 +106,37 @@ fn losers(node: &Node, tables: &[(&str, &str)]) -> Vec<Version> {
 
 /// The final version of each row that was updated, and all before it.
 fn survivors(node: &Node, tables: &[(&str, &str)], parents: &HashMap<Version, Stamp>) -> HashSet<Version> {
-    let keys: HashSet<(&String, i64)> = parents.keys().map(|(table, key, _)| (table, *key)).collect();
-    let key_columns: HashMap<&str, &str> = tables.iter().copied().collect();
     let mut survivors = HashSet::new();
-    for (table, key) in keys {
-        let column = key_columns[table.as_str()];
-        let mut version = (table.clone(), key, stamp_of(node, table, &format!("{column} = {key}")));
-        while let Some(parent) = parents.get(&version) {
-            let before = (table.clone(), key, parent.clone());
-            survivors.insert(std::mem::replace(&mut version, before));
+    for (table, column) in tables {
+        let of_table = parents.keys().filter(|(name, _, _)| name == table);
+        let keys: HashSet<i64> = of_table.map(|(_, key, _)| *key).collect();
+        for mut version in final_versions(node, table, column, keys.into_iter().collect()) {
+            while let Some(parent) = parents.get(&version) {
+                let before = (version.0.clone(), version.1, parent.clone());
+                survivors.insert(std::mem::replace(&mut version, before));
+            }
         }
     }
     survivors
+}
+
+/// The versions that a node holds of some rows.
+fn final_versions(node: &Node, table: &str, column: &str, keys: Vec<i64>) -> Vec<Version> {
+    let sql = format!(
+        "SELECT {column}::bigint, to_char(s.timestamp AT TIME ZONE 'UTC', '{TIME_FORMAT}'), {}
+         FROM {table} t CROSS JOIN LATERAL pg_xact_commit_timestamp_origin(t.xmin) s WHERE {column} = ANY ($1::bigint[])",
+        node_id_of("s")
+    );
+    let rows = node.rows(&sql, &[&keys]);
+    rows.iter()
+        .map(|row| (table.to_owned(), row.get(0), Stamp { commit_ts: row.get(1), node_id: row.get(2) }))
+        .collect()
+}
+
+/// SQL for the node id of a stamp: the origin is this node where it is 0.
+fn node_id_of(alias: &str) -> String {
+    format!(
+        "CASE {alias}.roident WHEN 0 THEN (SELECT node_id FROM meld.local_node)
+         ELSE (SELECT node_id FROM meld.origin o WHERE o.roident = {alias}.roident) END"
+    )
 }

@@ -134,6 +134,7 @@ fn tables_of_all_shapes_replicate() {
          CREATE TABLE by_index (a int NOT NULL, b int NOT NULL, v text);
          CREATE UNIQUE INDEX by_index_b ON by_index (b);
          ALTER TABLE by_index REPLICA IDENTITY USING INDEX by_index_b;
+         CREATE TABLE full_row (id int PRIMARY KEY, v text); ALTER TABLE full_row REPLICA IDENTITY FULL;
          CREATE TABLE \"Mixed Case\" (\"Id\" int PRIMARY KEY, \"a column\" text, \"quote\"\"d\" int, \"Ünïcode\" text)",
     );
     cluster.batch(
@@ -153,6 +154,7 @@ fn tables_of_all_shapes_replicate() {
              INSERT INTO two_keys VALUES ({k}, 'b', {k}, 'v'), ({k}, 'b', {k} + 1, 'w');
              INSERT INTO only_key VALUES ({k}, 'b'), ({k}, 'c');
              INSERT INTO by_index VALUES (1, {k}, 'v'), (1, {k} + 1, 'w');
+             INSERT INTO full_row VALUES ({k}, 'v'), ({k} + 1, NULL), ({k} + 2, 'w');
              INSERT INTO \"Mixed Case\" VALUES ({k}, 'v', 1, 'ö'), ({k} + 1, NULL, NULL, '');
              INSERT INTO other.dropped VALUES ({k}, 'c'), ({k} + 1, 'd');
              INSERT INTO \"Other Schema\".\"T\" VALUES ({k}, 'c'), ({k} + 1, 'd')"
@@ -169,6 +171,8 @@ fn tables_of_all_shapes_replicate() {
              UPDATE two_keys SET v = 'z' WHERE c = {k}; UPDATE two_keys SET a = 500 + {k} WHERE c = {k} + 1;
              UPDATE only_key SET b = 'z' WHERE a = {k} AND b = 'b'; DELETE FROM only_key WHERE a = {k} AND b = 'c';
              UPDATE by_index SET a = 2 WHERE b = {k}; UPDATE by_index SET b = {k} + 5 WHERE b = {k} + 1;
+             UPDATE full_row SET v = 'z' WHERE id = {k}; DELETE FROM full_row WHERE id = {k} + 1;
+             UPDATE full_row SET id = {k} + 5 WHERE id = {k} + 2;
              UPDATE \"Mixed Case\" SET \"a column\" = 'z' WHERE \"Id\" = {k}; DELETE FROM \"Mixed Case\" WHERE \"Id\" = {k} + 1;
              UPDATE other.dropped SET c = 'z' WHERE id = {k}; DELETE FROM \"Other Schema\".\"T\" WHERE id = {k}"
         ));
