@@ -8,6 +8,8 @@ use std::sync::atomic::AtomicBool;
 use meld_cluster_tests::traffic::{self, Traffic};
 use meld_cluster_tests::wait::{self, Look};
 use meld_cluster_tests::{Cluster, Plan, audit, compare, fault, mesh, settle};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 const WATCHED: [(&str, &str); 1] = [("traffic", "id")];
 
@@ -125,6 +127,44 @@ fn a_restart_in_good_order() {
     under_traffic("restart", |cluster| {
         for node in cluster.nodes() {
             fault::restart(node);
+        }
+    });
+}
+
+/// Faults drawn from a seed, one after the other, sometimes before the last one is over.
+#[test]
+fn random_faults() {
+    let seed: u64 = std::env::var("MELD_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    let rounds = std::env::var("MELD_CHAOS_ROUNDS").ok().and_then(|s| s.parse().ok()).unwrap_or(5);
+    eprintln!("MELD_SEED={seed}");
+    under_traffic("random_faults", |cluster| {
+        let mut random = StdRng::seed_from_u64(seed);
+        for _ in 0..rounds {
+            let place = random.random_range(1..=3);
+            let (node, peer) = (cluster.node(place), cluster.node(place % 3 + 1));
+            let fault = random.random_range(0..7);
+            eprintln!("fault {fault} on {}", node.name);
+            match fault {
+                0 => fault::kill_backend(node, apply_worker(cluster, place, peer.place)),
+                1 => fault::kill_backend(node, fault::session_pid(node, "backend_type = 'walsender'")),
+                2 => fault::kill_backend(node, fault::process(node, &["meld manager"]).pid),
+                3 => {
+                    fault::kill_postmaster(node);
+                    fault::start(node);
+                }
+                4 => fault::restart(node),
+                5 => {
+                    mesh::set_enabled(node, peer, false);
+                    mesh::set_enabled(node, peer, true);
+                }
+                _ => {
+                    node.batch("CHECKPOINT");
+                    node.batch("VACUUM FREEZE traffic");
+                }
+            }
+            if random.random_bool(0.7) {
+                traffic::wait_for_progress(cluster);
+            }
         }
     });
 }
