@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, chown, geteuid};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -98,12 +98,14 @@ fn data_folders(folder: &Path, depth: usize) -> Vec<PathBuf> {
     below.flat_map(|path| data_folders(&path, depth - 1)).collect()
 }
 
-/// The postmaster that runs on a data folder.
+/// The postmaster that runs on a data folder. Folders are compared by what they are, not by their path, which differs
+/// where a container sees them from elsewhere.
 fn postmaster_of(data: &Path) -> Option<Pid> {
     let pid_file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
     let pid: i32 = pid_file.lines().next()?.trim().parse().ok()?;
-    let working_folder = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
-    (working_folder == fs::canonicalize(data).ok()?).then(|| Pid::from_raw(pid))
+    let identity = |path: &Path| fs::metadata(path).map(|folder| (folder.dev(), folder.ino())).ok();
+    let working_folder = identity(Path::new(&format!("/proc/{pid}/cwd")))?;
+    (Some(working_folder) == identity(data)).then(|| Pid::from_raw(pid))
 }
 
 fn is_alive(pid: Pid) -> bool {
@@ -123,5 +125,18 @@ mod tests {
         assert_eq!(data_folders(dir.path(), DATA_DEPTH), [dir.path()]);
         assert_eq!(postmaster_of(dir.path()), None);
         stop_all_below(dir.path());
+    }
+
+    #[test]
+    fn a_process_that_works_in_its_data_folder_is_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("PG_VERSION"), "15\n").unwrap();
+        let mut tail = Command::new("tail").args(["-f", "/dev/null"]).current_dir(dir.path()).spawn().unwrap();
+        fs::write(dir.path().join("postmaster.pid"), format!("{}\n", tail.id())).unwrap();
+        assert_eq!(postmaster_of(dir.path()), Some(Pid::from_raw(tail.id() as i32)));
+        // An ended child counts as alive until it is waited for.
+        let waiter = std::thread::spawn(move || tail.wait().unwrap());
+        stop_all_below(dir.path());
+        assert!(!waiter.join().unwrap().success());
     }
 }
