@@ -34,8 +34,13 @@ pub struct ProcNumber(pub i32);
 /// First call of a worker's main function: signal handlers, then a session in `database` as the bootstrap superuser.
 pub fn start(database: Oid) {
     install_signal_handlers();
+    // A request to end that comes this early must not raise, for nobody is there yet to take it: it stays pending.
     // SAFETY: start of a background worker that was registered with a database connection; raises FATAL on failure
-    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
+    unsafe {
+        pg_sys::QueryCancelHoldoffCount += 1;
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
+        pg_sys::QueryCancelHoldoffCount -= 1;
+    }
 }
 
 /// The same without a database: only the shared catalogs can be read.
