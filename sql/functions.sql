@@ -161,6 +161,13 @@ LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'sub_wait
 COMMENT ON FUNCTION meld.sub_wait_for_sync(name) IS 'wait until a subscription replicates';
 REVOKE ALL ON FUNCTION meld.sub_wait_for_sync(name) FROM PUBLIC;
 
+-- Behind the row trigger of replicated tables
+
+CREATE FUNCTION meld.row_trigger() RETURNS trigger
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'meld_row_trigger';
+COMMENT ON FUNCTION meld.row_trigger() IS 'internal: notes which version of a row is replaced';
+REVOKE ALL ON FUNCTION meld.row_trigger() FROM PUBLIC;
+
 -- Waiting
 
 CREATE FUNCTION meld.sync_event() RETURNS pg_lsn

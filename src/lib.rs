@@ -15,6 +15,7 @@ pub mod pg;
 pub mod plugin;
 pub mod receiver;
 pub mod settings;
+pub mod trigger;
 pub mod workers;
 
 use pgrx::prelude::*;
@@ -30,6 +31,7 @@ extension_sql_file!("../sql/views.sql", name = "views", requires = ["functions"]
 pub extern "C-unwind" fn _PG_init() {
     settings::register();
     workers::init();
+    trigger::init(workers::wake_at_commit);
 }
 
 /// Settings of the server that `#[pg_test]`s run in.

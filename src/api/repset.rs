@@ -3,6 +3,7 @@
 use pgrx::prelude::*;
 
 use super::args;
+use super::repset_table::announce;
 use crate::catalog::repset::{self, Actions, BUILT_IN, ReplicationSet};
 use crate::catalog::{node, relation};
 use crate::log::{Failure, Result, or_raise};
@@ -120,6 +121,6 @@ fn drop_set(set_name: Option<Name>, ifexists: Option<bool>) -> Result<bool> {
     }
     let tables = repset::tables(set.id)?;
     repset::delete(set.id)?;
-    tables.into_iter().for_each(invalidate_relation);
+    tables.into_iter().try_for_each(announce)?;
     Ok(true)
 }

@@ -10,6 +10,7 @@ use crate::catalog::repset::{self, ReplicationSet};
 use crate::log::{Failure, Result, or_raise};
 use crate::pg::server::invalidate_relation;
 use crate::pg::types::{Name, Regclass};
+use crate::trigger;
 
 #[pg_extern(sql = false)]
 fn repset_add_table(
@@ -64,8 +65,15 @@ fn add_table(
             format!("table \"{}.{}\" is in replication set \"{name}\" already", relation.schema, relation.name),
         ));
     }
-    invalidate_relation(oid);
+    announce(oid)?;
     Ok(true)
+}
+
+/// The table's sets have changed: its trigger follows, and whoever knows them forgets.
+pub(super) fn announce(table: crate::pg::Oid) -> Result<()> {
+    trigger::follow_sets(table)?;
+    invalidate_relation(table);
+    Ok(())
 }
 
 fn require_relation(oid: crate::pg::Oid) -> Result<Relation> {
@@ -87,7 +95,7 @@ fn add_leaves(set: &ReplicationSet, parent: &Relation) -> Result<bool> {
     }
     for leaf in leaves {
         repset::add_table(set.id, leaf.oid)?;
-        invalidate_relation(leaf.oid);
+        announce(leaf.oid)?;
     }
     Ok(true)
 }
@@ -151,7 +159,7 @@ fn remove_table(set_name: Option<Name>, regclass: Option<Regclass>, include_part
         for leaf in relation::leaves(oid)? {
             if repset::remove_table(set.id, leaf.oid)? {
                 removed = true;
-                invalidate_relation(leaf.oid);
+                announce(leaf.oid)?;
             }
         }
     }
@@ -162,7 +170,7 @@ fn remove_table(set_name: Option<Name>, regclass: Option<Regclass>, include_part
             format!("table \"{shown}\" is not in replication set \"{name}\""),
         ));
     }
-    invalidate_relation(oid);
+    announce(oid)?;
     Ok(true)
 }
 
@@ -200,7 +208,7 @@ fn add_all_tables(
             if set.actions.need_key() && !table.has_key {
                 notice!("table \"{}.{}\" has no key and is left out", table.schema, table.name);
             } else if repset::add_table(set.id, table.oid)? {
-                invalidate_relation(table.oid);
+                announce(table.oid)?;
             }
         }
     }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use meld_core::apply::{Change, Operation, Outcome, apply_change};
+use meld_core::apply::{Change, Operation, Outcome, Replaced, apply_change};
 use meld_core::conflict::ConflictType;
 use meld_core::ids::RelId;
 use meld_core::time::Stamp;
@@ -122,21 +122,21 @@ impl RemoteTransaction {
         match change {
             RowChange::Insert(insert) => {
                 self.counts.inserts += 1;
-                step.run(Operation::Insert, &insert.new)
+                step.run(Operation::Insert, Replaced::Own, &insert.new)
             }
             RowChange::Delete(delete) => {
                 self.counts.deletes += 1;
-                step.run(Operation::Delete, &delete.key)
+                step.run(Operation::Delete, delete.replaced, &delete.key)
             }
             RowChange::Update(update) => {
                 self.counts.updates += 1;
                 match &update.old_key {
-                    None => step.run(Operation::Update, &update.new),
+                    None => step.run(Operation::Update, update.replaced, &update.new),
                     // a row with a new key is a new row: what the old one had must not decide about it
                     Some(old_key) => {
                         let completed = step.complete(old_key, &update.new)?;
-                        step.run(Operation::Delete, old_key)?;
-                        step.run(Operation::Insert, completed.as_ref().unwrap_or(&update.new))
+                        step.run(Operation::Delete, update.replaced, old_key)?;
+                        step.run(Operation::Insert, Replaced::Own, completed.as_ref().unwrap_or(&update.new))
                     }
                 }
             }
@@ -181,7 +181,7 @@ struct Step<'s> {
 }
 
 impl Step<'_> {
-    fn run(&mut self, operation: Operation, row: &Tuple) -> Result<()> {
+    fn run(&mut self, operation: Operation, replaced: Replaced, row: &Tuple) -> Result<()> {
         self.target.begin_change(self.memory);
         self.target.read(row)?;
         let mut store = HeapStore {
@@ -191,7 +191,7 @@ impl Step<'_> {
             remote: self.remote,
             conflicts: self.conflicts,
         };
-        let outcome = apply_change(Change { operation, stamp: self.remote.stamp }, &mut store)?;
+        let outcome = apply_change(Change { operation, stamp: self.remote.stamp, replaced }, &mut store)?;
         if outcome == Outcome::Undecided {
             return Err(self.undecided());
         }

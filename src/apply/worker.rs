@@ -238,6 +238,8 @@ impl Worker {
                 self.feedback.passed(lsn);
                 Ok(())
             }
+            // the provider puts it into the change
+            Message::Logical(LogicalMessage::Version(_)) => Err(outside("a replaced version")),
         }
     }
 

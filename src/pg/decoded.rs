@@ -11,6 +11,7 @@ use meld_core::wire::{Column, RelationDescription};
 use pgrx::{PgTupleDesc, pg_sys};
 
 use super::decoding_session::to_utf8;
+use super::row_key;
 
 /// A table, as it was when the change was made.
 #[derive(Clone, Copy)]
@@ -69,7 +70,8 @@ impl<'a> DecodedRelation<'a> {
 
     /// What a peer has to know of the table, and where its columns are in a row, in the same order.
     pub fn describe(self) -> (RelationDescription, Vec<PublishedColumn>) {
-        let key = self.key_attributes();
+        // SAFETY: open, see `new`
+        let key = unsafe { row_key::key_attributes(self.relation) };
         let descriptor = self.descriptor();
         let mut columns = Vec::new();
         let mut published = Vec::new();
@@ -110,35 +112,6 @@ impl<'a> DecodedRelation<'a> {
         // SAFETY: open, see `new`; not reference-counted here, since the relation holds it for the callback
         unsafe { PgTupleDesc::from_pg_unchecked((*self.relation).rd_att) }
     }
-
-    /// Numbers of the columns by which a peer finds a row: those of the replica identity index, which is the primary
-    /// key unless another was set. With REPLICA IDENTITY FULL the primary key, too. None with NOTHING: WAL does not
-    /// tell which row was deleted.
-    fn key_attributes(self) -> Vec<pg_sys::AttrNumber> {
-        // SAFETY: open, see `new`; both calls read the relation's cached list of indexes, or build it
-        let index = unsafe {
-            match (*(*self.relation).rd_rel).relreplident as u8 {
-                pg_sys::REPLICA_IDENTITY_NOTHING => pg_sys::InvalidOid,
-                pg_sys::REPLICA_IDENTITY_FULL => primary_key_index(self.relation),
-                _ => pg_sys::RelationGetReplicaIndex(self.relation),
-            }
-        };
-        if index == pg_sys::InvalidOid {
-            return Vec::new();
-        }
-        // SAFETY: a cache entry of an index is held for two reads and given back; the array has at least so many
-        // elements
-        unsafe {
-            let index = pg_sys::RelationIdGetRelation(index);
-            if index.is_null() {
-                return Vec::new();
-            }
-            let form = &*(*index).rd_index;
-            let attributes = form.indkey.values.as_slice(form.indnkeyatts as usize).to_vec();
-            pg_sys::RelationClose(index);
-            attributes
-        }
-    }
 }
 
 impl<'a> RowChange<'a> {
@@ -168,6 +141,19 @@ impl<'a> RowChange<'a> {
         };
         // SAFETY: see above
         Some(RowChange { relation: unsafe { DecodedRelation::new(relation) }, event })
+    }
+
+    /// Fingerprint of the key of the row that was replaced or deleted, if WAL tells.
+    pub fn old_key(&self) -> Option<u64> {
+        let row = match &self.event {
+            RowEvent::Insert { .. } | RowEvent::Delete { old: None } => return None,
+            // without an old row the key is still the same
+            RowEvent::Update { old: None, new: row }
+            | RowEvent::Update { old: Some(row), .. }
+            | RowEvent::Delete { old: Some(row) } => row,
+        };
+        // SAFETY: the relation is open for the callback, and the row is one of its
+        unsafe { row_key::fingerprint(self.relation.relation, row.tuple, true) }
     }
 }
 
@@ -199,23 +185,6 @@ unsafe fn tuples(change: &pg_sys::ReorderBufferChange) -> (pg_sys::HeapTuple, pg
     // SAFETY: this member of the union is the one of changes of rows
     let rows = unsafe { change.data.tp };
     (rows.oldtuple, rows.newtuple)
-}
-
-/// The index of the primary key, or `InvalidOid`.
-///
-/// # Safety
-/// An open relation, in a transaction.
-pub(super) unsafe fn primary_key_index(relation: pg_sys::Relation) -> pg_sys::Oid {
-    // SAFETY: see above
-    #[cfg(not(feature = "pg18"))]
-    unsafe {
-        pg_sys::RelationGetPrimaryKeyIndex(relation)
-    }
-    // SAFETY: see above; a deferrable key is none to find rows by
-    #[cfg(feature = "pg18")]
-    unsafe {
-        pg_sys::RelationGetPrimaryKeyIndex(relation, false)
-    }
 }
 
 fn name_text(name: &pg_sys::NameData) -> String {

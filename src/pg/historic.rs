@@ -41,7 +41,7 @@ pub fn read<T>(
     columns: &[&CStr],
     mut row: impl FnMut(&CatalogRow<'_>) -> Result<T>,
 ) -> Result<Option<Vec<T>>> {
-    let Some(relation) = table_oid(table) else { return Ok(None) };
+    let Some(relation) = self::table(table) else { return Ok(None) };
     let attributes = columns.iter().map(|column| attribute(table, relation, column)).collect::<Result<Vec<_>>>()?;
     let key = match key {
         Some((column, key)) => Some((attribute(table, relation, column)?, key)),
@@ -91,7 +91,8 @@ impl CatalogRow<'_> {
     }
 }
 
-fn table_oid(table: &CStr) -> Option<pg_sys::Oid> {
+/// The oid of `meld.<table>`, if it is there.
+pub fn table(table: &CStr) -> Option<pg_sys::Oid> {
     // SAFETY: in a transaction; C strings; gives InvalidOid for what is not there
     let oid = unsafe {
         let schema = pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true);
@@ -141,7 +142,7 @@ impl Scan {
                         function.into(),
                         value,
                     );
-                    (1, super::decoded::primary_key_index(relation))
+                    (1, super::row_key::primary_key_index(relation))
                 }
                 None => (0, pg_sys::InvalidOid),
             };

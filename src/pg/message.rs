@@ -28,21 +28,26 @@ unsafe extern "C-unwind" {
 /// Writes a message that stands for itself, whether the transaction commits or not, and gives the end of its record.
 /// It is on disk when this returns, so that senders send it.
 pub fn emit(body: &[u8]) -> Lsn {
-    let end = call_log_logical_message(body);
+    let end = call_log_logical_message(body, false);
     // SAFETY: a position that was just inserted
     unsafe { pg_sys::XLogFlush(end) };
     Lsn(end)
 }
 
-fn call_log_logical_message(body: &[u8]) -> u64 {
+/// Writes a message that is part of the open transaction, at this point of it.
+pub fn emit_in_transaction(body: &[u8]) {
+    call_log_logical_message(body, true);
+}
+
+fn call_log_logical_message(body: &[u8], transactional: bool) -> u64 {
     let (prefix, body, size) = (C_PREFIX.as_ptr(), body.as_ptr().cast::<c_char>(), body.len());
     let call = || {
         // SAFETY: the server copies prefix and body into the WAL; it raises when the server is in recovery
         unsafe {
             #[cfg(any(feature = "pg15", feature = "pg16"))]
-            let end = LogLogicalMessage(prefix, body, size, false);
+            let end = LogLogicalMessage(prefix, body, size, transactional);
             #[cfg(any(feature = "pg17", feature = "pg18"))]
-            let end = LogLogicalMessage(prefix, body, size, false, true);
+            let end = LogLogicalMessage(prefix, body, size, transactional, !transactional);
             end
         }
     };

@@ -21,6 +21,8 @@ pub mod message;
 mod names;
 pub mod origin;
 pub mod output;
+mod row_key;
+pub mod row_trigger;
 pub mod server;
 pub mod session;
 pub mod shmem;
@@ -28,8 +30,10 @@ pub mod target;
 #[cfg(any(test, feature = "pg_test"))]
 mod target_tests;
 pub mod trap;
+pub mod trigger_catalog;
 pub mod truncate;
 pub mod types;
+pub mod utility;
 pub mod worker;
 pub mod xact;
 

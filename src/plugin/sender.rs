@@ -1,9 +1,11 @@
 //! Packs what is decoded into frames.
 
+use meld_core::apply::Replaced;
 use meld_core::ids::{NodeId, RelId};
 use meld_core::value::Value;
 use meld_core::wire::{
-    Begin, Commit, FrameTooLarge, FrameWriter, LogicalMessage, Message, RelationDescription, Truncate, codec,
+    Begin, Commit, FrameTooLarge, FrameWriter, LogicalMessage, Message, RelationDescription, Replacing, Truncate,
+    Version, codec,
 };
 use pgrx::prelude::PgSqlErrorCode;
 
@@ -28,6 +30,8 @@ pub struct Sender {
     frames: FrameWriter,
     transaction: Option<Transaction>,
     progress: Progress,
+    /// What the trigger said last, if the next row event may be its change.
+    version: Option<Version>,
     rows: Rows,
     has_complained_of_message: bool,
 }
@@ -62,6 +66,7 @@ impl OutputPlugin for Sender {
             frames,
             transaction: None,
             progress: Progress::Silent,
+            version: None,
             rows: Rows::default(),
             has_complained_of_message: false,
         })
@@ -74,9 +79,11 @@ impl OutputPlugin for Sender {
     fn begin(&mut self, transaction: Transaction) {
         self.transaction = Some(transaction);
         self.progress = Progress::Silent;
+        self.version = None;
     }
 
     fn change(&mut self, sink: &mut Sink<'_>, change: &RowChange<'_>) -> Result<()> {
+        let replaced = self.version.take().map_or(Replaced::Own, |version| replaced_by(change, version));
         let table = self.publication.table(change.relation)?;
         let wanted = match change.event {
             RowEvent::Insert { .. } => table.actions.insert,
@@ -90,10 +97,10 @@ impl OutputPlugin for Sender {
             return Ok(());
         }
         describe(table, &mut self.frames)?;
-        if append_row(&mut self.frames, table, change, &mut self.rows).is_err() {
+        if append_row(&mut self.frames, table, change, replaced, &mut self.rows).is_err() {
             // it may fit into a frame of its own
             send(&mut self.frames, sink);
-            append_row(&mut self.frames, table, change, &mut self.rows)
+            append_row(&mut self.frames, table, change, replaced, &mut self.rows)
                 .map_err(|error| row_too_large(error, &table.description))?;
         }
         self.send_if_full(sink);
@@ -101,6 +108,7 @@ impl OutputPlugin for Sender {
     }
 
     fn truncate(&mut self, sink: &mut Sink<'_>, relations: &[DecodedRelation<'_>]) -> Result<()> {
+        self.version = None;
         let mut wanted = Vec::new();
         for relation in relations {
             let table = self.publication.table(*relation)?;
@@ -129,6 +137,14 @@ impl OutputPlugin for Sender {
             return Ok(());
         };
         let is_alone = message.transaction.is_none();
+        if let LogicalMessage::Version(version) = own {
+            if is_alone {
+                self.complain_of_message();
+            } else {
+                self.version = Some(version);
+            }
+            return Ok(());
+        }
         if !is_alone && !begun(&mut self.progress, self.transaction, &self.agreement, &mut self.frames)? {
             return Ok(());
         }
@@ -259,24 +275,44 @@ fn lacks_nothing(table: &mut Table, event: &RowEvent<'_>) -> bool {
     false
 }
 
+/// What the last version message says of the row event after it. Some messages have no change, because a later trigger
+/// suppressed it or ON CONFLICT took another way: they say nothing about the next one.
+fn replaced_by(change: &RowChange<'_>, version: Version) -> Replaced {
+    let is_kind = match change.event {
+        RowEvent::Insert { .. } => false,
+        RowEvent::Update { .. } => version.change == Replacing::Update,
+        RowEvent::Delete { .. } => version.change == Replacing::Delete,
+    };
+    if is_kind && version.relation == change.relation.id() && change.old_key() == Some(version.key) {
+        version.replaced
+    } else {
+        Replaced::Own
+    }
+}
+
 fn append_row(
     frames: &mut FrameWriter,
     table: &Table,
     change: &RowChange<'_>,
+    replaced: Replaced,
     rows: &mut Rows,
 ) -> std::result::Result<(), FrameTooLarge> {
     let relation: RelId = table.description.id;
     let format = &table.format;
     match change.event {
         RowEvent::Insert { new } => frames.append_insert(relation, &format.values(new, &mut rows.new)),
-        RowEvent::Update { old: None, new } => frames.append_update(relation, None, &format.values(new, &mut rows.new)),
+        RowEvent::Update { old: None, new } => {
+            frames.append_update(relation, replaced, None, &format.values(new, &mut rows.new))
+        }
         RowEvent::Update { old: Some(old), new } => {
             let old_key = format.key_values(old, &mut rows.old);
             let mut new = format.values(new, &mut rows.new);
             let has_moved = fill_key(&mut new, &old_key, format.key_places());
-            frames.append_update(relation, has_moved.then_some(old_key.as_slice()), &new)
+            frames.append_update(relation, replaced, has_moved.then_some(old_key.as_slice()), &new)
         }
-        RowEvent::Delete { old: Some(old) } => frames.append_delete(relation, &format.key_values(old, &mut rows.old)),
+        RowEvent::Delete { old: Some(old) } => {
+            frames.append_delete(relation, replaced, &format.key_values(old, &mut rows.old))
+        }
         RowEvent::Delete { old: None } => Ok(()),
     }
 }

@@ -5,6 +5,8 @@
 //! started again when what it was started with has changed. One that ends by itself is started again after 200 ms,
 //! doubling to 5 s, back to 200 ms after it ran for a minute.
 //!
+//! At each look it also puts right the row triggers of replicated tables that somebody switched off.
+//!
 //! It ends with its node: `node_drop` and DROP EXTENSION wake it through the catalog, so that the database can be
 //! dropped. Its look at the catalog gives up soon when a table is locked, so that it is never the reason why DROP
 //! EXTENSION runs into a deadlock.
@@ -21,6 +23,7 @@ use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
 use crate::pg::worker::{self, LaunchStatus, Launched, WorkerKind};
 use crate::pg::{Oid, xact};
+use crate::trigger::{self, Upkeep};
 
 const APPLY: WorkerKind = WorkerKind { type_name: "meld apply", function: "meld_apply_main" };
 
@@ -57,7 +60,11 @@ fn run(argument: i32) {
                     }
                     manager = Some(Manager { database, links: HashMap::new(), full: false });
                 }
-                manager.as_mut().map_or(IDLE, |manager| manager.step(subscriptions))
+                let pause = manager.as_mut().map_or(IDLE, |manager| manager.step(subscriptions));
+                match trigger::repair() {
+                    Upkeep::Done => pause,
+                    Upkeep::Busy => pause.min(RETRY),
+                }
             }
             Err(failure) => {
                 if !is_drop_under_way(&failure) && !worker::shutdown_requested() {

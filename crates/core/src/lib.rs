@@ -10,6 +10,7 @@ pub mod clock;
 pub mod conflict;
 pub mod converge;
 pub mod counter;
+pub mod fingerprint;
 pub mod horizon;
 pub mod identity;
 pub mod ids;

@@ -17,14 +17,16 @@ fn membership_counts_as_it_was_at_each_change() {
     node.batch("INSERT INTO t VALUES (4)");
     node.batch(&remove_from_set("default", "t"));
     node.batch("INSERT INTO t VALUES (5)");
-    // in the middle of another that is open
+    // in the middle of others that are open and have not used the table yet: the change of the sets waits for writers
+    node.batch("CREATE TABLE other (id int)");
     let mut open = node.client();
     let mut run = |sql: &str| open.batch_execute(sql).expect(sql);
-    run("BEGIN; INSERT INTO t VALUES (6)");
+    run("BEGIN; INSERT INTO other VALUES (6)");
     node.batch(&add_to_set("default", "t"));
-    run("INSERT INTO t VALUES (7)");
+    run("INSERT INTO t VALUES (7); COMMIT");
+    run("BEGIN; INSERT INTO other VALUES (8)");
     node.batch(&remove_from_set("default", "t"));
-    run("INSERT INTO t VALUES (8); COMMIT");
+    run("INSERT INTO t VALUES (9); COMMIT");
     let transaction = |id: i32| vec!["begin of n1".to_owned(), format!("insert t({id})"), "commit".to_owned()];
     let mut expected = transaction(3);
     expected.insert(1, "table public.t (*id)".into());

@@ -2,11 +2,13 @@
 //!
 //! Foundation of the convergence rule, for rows that are here or not (no tombstones yet):
 //!
-//! | incoming | none | live, same transaction or same origin | live, older | live, newer |
-//! |---|---|---|---|---|
-//! | INSERT | insert | update | update, `insert_exists` | keep, `insert_exists` |
-//! | UPDATE | insert, `update_missing` | update | update, `update_origin_differs` | keep, `update_origin_differs` |
-//! | DELETE | `delete_missing` | delete | delete, `delete_origin_differs` | keep, `delete_exists` |
+//! | incoming | none | live, same transaction | live, the version it replaces | live, older | live, newer |
+//! |---|---|---|---|---|---|
+//! | INSERT | insert | update | – | update, `insert_exists` | keep, `insert_exists` |
+//! | UPDATE | insert, `update_missing` | update | update | update, `update_origin_differs` | keep, `update_origin_differs` |
+//! | DELETE | `delete_missing` | delete | delete | delete, `delete_origin_differs` | keep, `delete_exists` |
+//!
+//! A change that replaces just the version that is here is sequential, whoever wrote that version: no conflict.
 //!
 //! Two cases go beyond the table. A change older than a row of its own origin was overtaken by a younger version
 //! of the same stream: kept, no conflict. A row whose stamp the server has forgotten is known to be older than a bound:
@@ -79,9 +81,10 @@ pub(super) fn decide(change: Change, local: Option<LocalRow>) -> Decision {
     };
     let (wins, sequential) = match local.stamp {
         LocalStamp::ThisTransaction => (true, true),
-        // the stream of one origin is in order
-        LocalStamp::Known(stamp) if stamp.node == change.stamp.node => (stamp <= change.stamp, true),
-        LocalStamp::Known(stamp) => (stamp < change.stamp, false),
+        LocalStamp::Known(stamp) if stamp == change.stamp => (true, true),
+        LocalStamp::Known(stamp) if stamp < change.stamp => (true, is_replaced(change, local.stamp)),
+        // one of the change's own origin has overtaken it
+        LocalStamp::Known(stamp) => (false, stamp.node == change.stamp.node),
         LocalStamp::Before(bound) if bound <= change.stamp => (true, false),
         LocalStamp::Before(_) => return Decision::Undecided,
     };
@@ -97,4 +100,9 @@ pub(super) fn decide(change: Change, local: Option<LocalRow>) -> Decision {
     } else {
         Decision::Keep(conflict(Resolution::KeepLocal))
     }
+}
+
+/// Whether the row here, which is not newer than the change, is just the version that the change replaced.
+fn is_replaced(change: Change, local: LocalStamp) -> bool {
+    change.operation != Operation::Insert && change.replaced.is(local, change.stamp.node, None)
 }

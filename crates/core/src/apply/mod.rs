@@ -6,4 +6,4 @@ pub mod port;
 mod tests;
 
 pub use change::{Outcome, apply_change};
-pub use port::{Change, LocalRow, LocalStamp, Operation, RowStore};
+pub use port::{Change, LocalRow, LocalStamp, Operation, Replaced, RowStore};

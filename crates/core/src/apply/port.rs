@@ -3,7 +3,10 @@
 //! A store is made for each change and holds its values, so the rule deals in stamps and outcomes only. There are two
 //! implementations: the heap of a server (the extension's `apply` room) and the memory of the simulator.
 
+use bincode::{Decode, Encode};
+
 use crate::conflict::Conflict;
+use crate::ids::NodeId;
 use crate::time::Stamp;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -13,12 +16,26 @@ pub enum Operation {
     Delete,
 }
 
+/// Which version an UPDATE or DELETE replaced at its origin.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, Encode, Decode)]
+pub enum Replaced {
+    /// One that the origin wrote itself: what no version message means.
+    #[default]
+    Own,
+    /// Another node's, with this stamp.
+    Version(Stamp),
+    /// The origin has forgotten the stamp.
+    Unknown,
+}
+
 /// The incoming change, as far as the rule looks at it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Change {
     pub operation: Operation,
     /// Of the transaction that made it.
     pub stamp: Stamp,
+    /// Means nothing for an INSERT.
+    pub replaced: Replaced,
 }
 
 /// When the row that is here was last written.
@@ -29,6 +46,23 @@ pub enum LocalStamp {
     Known(Stamp),
     /// The server has forgotten; it was before this stamp's timestamp.
     Before(Stamp),
+}
+
+impl Replaced {
+    /// Whether a row here, which is not newer than the change, is just the version that the change replaced at `origin`.
+    ///
+    /// The stream of one origin is in order, so its last version that is here is the one that it replaced, but for what
+    /// was set aside: `set_aside` is the largest stamp of a transaction of this origin that is parked, or was skipped.
+    pub fn is(self, local: LocalStamp, origin: NodeId, set_aside: Option<Stamp>) -> bool {
+        match (self, local) {
+            (Replaced::Unknown, _) | (_, LocalStamp::Before(_)) => false,
+            (_, LocalStamp::ThisTransaction) => true,
+            (Replaced::Version(version), LocalStamp::Known(stamp)) => version == stamp,
+            (Replaced::Own, LocalStamp::Known(stamp)) => {
+                stamp.node == origin && set_aside.is_none_or(|aside| aside <= stamp)
+            }
+        }
+    }
 }
 
 /// A row that the store has found and locked against change until the transaction ends.

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::change::{Decision, apply_by, decide};
-use super::{Change, LocalRow, LocalStamp, Operation, Outcome, RowStore};
+use super::{Change, LocalRow, LocalStamp, Operation, Outcome, Replaced, RowStore};
 use crate::conflict::{Conflict, ConflictType, Resolution};
 use crate::ids::NodeId;
 use crate::time::{Stamp, Timestamp};
@@ -71,6 +71,9 @@ fn stamp(commit_ts: i64, node: u16) -> Stamp {
 
 const INCOMING: (i64, u16) = (100, 5);
 
+/// The version in the situation of that name.
+const OTHER_OLDER: Replaced = Replaced::Version(Stamp { commit_ts: Timestamp(99), node: NodeId(9) });
+
 /// Everything that an incoming change can meet. `INCOMING` is its stamp.
 fn situations() -> Vec<(&'static str, Option<LocalStamp>)> {
     let known = |ts, node| Some(LocalStamp::Known(stamp(ts, node)));
@@ -96,7 +99,7 @@ fn situations() -> Vec<(&'static str, Option<LocalStamp>)> {
 /// What a cell of the table says: outcome, write, conflict.
 type Cell = (Outcome, Option<&'static str>, Option<(ConflictType, Resolution)>);
 
-fn table(operation: Operation, situation: &str) -> Cell {
+fn table(operation: Operation, situation: &str, replaced: Replaced) -> Cell {
     use ConflictType::*;
     use Operation::*;
     use Outcome::*;
@@ -106,11 +109,15 @@ fn table(operation: Operation, situation: &str) -> Cell {
         ("none", Insert) => (Applied, Some("insert"), None),
         ("none", Update) => (Applied, Some("insert"), Some((UpdateMissing, ApplyRemote))),
         ("none", Delete) => (Ignored, None, Some((DeleteMissing, Skip))),
-        ("this transaction" | "own origin, older" | "own origin, equal", _) => (Applied, Some(write), None),
+        ("this transaction" | "own origin, equal", _) => (Applied, Some(write), None),
+        // the version that was replaced, whoever wrote it
+        ("own origin, older", Update | Delete) if replaced == Replaced::Own => (Applied, Some(write), None),
+        ("other origin, older", Update | Delete) if replaced == OTHER_OLDER => (Applied, Some(write), None),
         ("own origin, newer", _) => (Ignored, None, None),
         ("forgotten, bound newer", _) => (Undecided, None, None),
         (
-            "other origin, older"
+            "own origin, older"
+            | "other origin, older"
             | "other origin, older, lower node"
             | "tie, lower node here"
             | "forgotten, bound older"
@@ -138,16 +145,21 @@ fn table(operation: Operation, situation: &str) -> Cell {
 
 /// The first cell in which a resolver departs from the table.
 fn departs_from_table(decide: Decide) -> Result<(), String> {
-    for operation in [Operation::Insert, Operation::Update, Operation::Delete] {
+    let operations = [Operation::Insert, Operation::Update, Operation::Delete];
+    let third = Replaced::Version(stamp(98, 9));
+    for (operation, replaced) in
+        operations.into_iter().flat_map(|o| [Replaced::Own, OTHER_OLDER, third, Replaced::Unknown].map(|r| (o, r)))
+    {
         for (situation, row) in situations() {
             let mut key = OneKey::holding(row);
-            let outcome = key.take(Change { operation, stamp: stamp(INCOMING.0, INCOMING.1) }, decide);
+            let change = Change { operation, stamp: stamp(INCOMING.0, INCOMING.1), replaced };
+            let outcome = key.take(change, decide);
             let local = row.map(|stamp| LocalRow { stamp });
-            let (want_outcome, want_write, want_conflict) = table(operation, situation);
+            let (want_outcome, want_write, want_conflict) = table(operation, situation, replaced);
             let want_conflict =
                 want_conflict.map(|(kind, resolution)| (Conflict { kind, resolution }, local)).into_iter().collect();
             if (outcome, key.wrote, &key.recorded) != (want_outcome, want_write, &want_conflict) {
-                return Err(format!("{operation:?} on {situation}: {outcome:?} {:?} {:?}", key.wrote, key.recorded));
+                return Err(format!("{change:?} on {situation}: {outcome:?} {:?} {:?}", key.wrote, key.recorded));
             }
         }
     }
@@ -195,8 +207,10 @@ fn writes() -> impl Strategy<Value = Vec<Change>> {
     let operation = prop_oneof![Just(Operation::Insert), Just(Operation::Update)];
     // a small space, so that equal timestamps are frequent; one change per stamp, since a stamp is a transaction
     prop::collection::hash_map((1_i64..5, 1_u16..5), operation, 1..6).prop_map(|map| {
-        let mut changes: Vec<_> =
-            map.into_iter().map(|((ts, node), operation)| Change { operation, stamp: stamp(ts, node) }).collect();
+        let mut changes: Vec<_> = map
+            .into_iter()
+            .map(|((ts, node), operation)| Change { operation, stamp: stamp(ts, node), replaced: Replaced::Own })
+            .collect();
         changes.sort_by_key(|change| change.stamp);
         changes
     })
@@ -217,7 +231,7 @@ proptest! {
     fn the_choice_between_two_is_theirs_alone(a in (1_i64..4, 1_u16..4), b in (1_i64..4, 1_u16..4), c in (1_i64..4, 1_u16..4)) {
         let join = |x: Stamp, y: Stamp| {
             let here = Some(LocalRow { stamp: LocalStamp::Known(x) });
-            match decide(Change { operation: Operation::Update, stamp: y }, here) {
+            match decide(Change { operation: Operation::Update, stamp: y, replaced: Replaced::Own }, here) {
                 Decision::Apply(_) => y,
                 Decision::Keep(_) => x,
                 Decision::Undecided => unreachable!("both stamps are known"),
@@ -230,14 +244,15 @@ proptest! {
     }
 }
 
+fn known(local: Option<LocalRow>) -> Option<Stamp> {
+    match local?.stamp {
+        LocalStamp::Known(stamp) => Some(stamp),
+        LocalStamp::ThisTransaction | LocalStamp::Before(_) => None,
+    }
+}
+
 /// Resolvers that are wrong, each in one way.
 fn wrong_resolvers() -> Vec<(&'static str, Decide)> {
-    fn known(local: Option<LocalRow>) -> Option<Stamp> {
-        match local?.stamp {
-            LocalStamp::Known(stamp) => Some(stamp),
-            LocalStamp::ThisTransaction | LocalStamp::Before(_) => None,
-        }
-    }
     vec![
         ("the older wins", |change, local| match (decide(change, local), known(local)) {
             (Decision::Apply(why), Some(_)) => Decision::Keep(why),
@@ -283,11 +298,18 @@ fn wrong_resolvers_are_caught_by_the_table() {
         Decision::Undecided => Decision::Undecided,
     };
     assert!(departs_from_table(silent).is_err(), "conflicts go unrecorded");
+    let deaf: Decide = |change, local| decide(Change { replaced: Replaced::Own, ..change }, local);
+    assert!(departs_from_table(deaf).is_err(), "version messages are not heard");
+    let credulous: Decide = |change, local| match (change.replaced, known(local)) {
+        (Replaced::Version(_), Some(here)) => decide(Change { replaced: Replaced::Version(here), ..change }, local),
+        _ => decide(change, local),
+    };
+    assert!(departs_from_table(credulous).is_err(), "any version message makes a change sequential");
 }
 
 #[test]
 fn wrong_resolvers_are_caught_by_the_orders_of_arrival() {
-    let update = |ts, node| Change { operation: Operation::Update, stamp: stamp(ts, node) };
+    let update = |ts, node| Change { operation: Operation::Update, stamp: stamp(ts, node), replaced: Replaced::Own };
     let samples = [
         vec![update(1, 1), update(2, 2), update(3, 1)],
         vec![update(1, 1), update(1, 2), update(1, 3)],

@@ -10,18 +10,7 @@
 use crate::conflict::{Conflict, ConflictType};
 use crate::time::Stamp;
 
-pub use crate::apply::{LocalStamp, Operation};
-
-/// Which version an UPDATE or DELETE replaced at its origin.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Replaced {
-    /// One that the origin wrote itself: what no version message means.
-    Own,
-    /// Another node's, with this stamp.
-    Version(Stamp),
-    /// The origin has forgotten the stamp.
-    Unknown,
-}
+pub use crate::apply::{LocalStamp, Operation, Replaced};
 
 /// The incoming change of a row, as far as the rule looks at it. An UPDATE that changes the key is a DELETE of the old
 /// key and an INSERT of the new one.

@@ -12,7 +12,7 @@
 //! counter does not depend on any of this.
 
 use super::port::{
-    Change, Fetched, Grave, Here, LocalStamp, Operation, Outcome, Replaced, RowStore, Values, grave_of, not_newer,
+    Change, Fetched, Grave, Here, LocalStamp, Operation, Outcome, RowStore, Values, grave_of, not_newer,
 };
 use super::unique;
 use crate::conflict::{Conflict, ConflictType, Resolution};
@@ -142,15 +142,7 @@ fn is_own_transaction(change: Change, local: LocalStamp) -> bool {
 
 /// Whether the row here, which is not newer than the change, is just the version that the change replaced.
 fn is_replaced(change: Change, local: LocalStamp) -> bool {
-    match (change.operation, change.replaced, local) {
-        (Operation::Insert, _, _) | (_, Replaced::Unknown, _) | (_, _, LocalStamp::Before(_)) => false,
-        (_, _, LocalStamp::ThisTransaction) => true,
-        (_, Replaced::Version(version), LocalStamp::Known(stamp)) => version == stamp,
-        // the stream of one origin is in order, so the row here is its last version but for what was set aside
-        (_, Replaced::Own, LocalStamp::Known(stamp)) => {
-            stamp.node == change.stamp.node && change.set_aside.is_none_or(|aside| aside <= stamp)
-        }
-    }
+    change.operation != Operation::Insert && change.replaced.is(local, change.stamp.node, change.set_aside)
 }
 
 /// Writes the winner's whole row. What the stream left out is taken from the version it replaced, or fetched: never from

@@ -83,6 +83,8 @@ fn unknown_kind(type_name: &'static str, found: u32) -> MessageFault {
     let what = match type_name {
         "Message" => "message",
         "LogicalMessage" => "logical message",
+        "Replaced" => "replaced version",
+        "Replacing" => "replacing change",
         _ => "optional value",
     };
     MessageFault::UnknownKind { what, found }

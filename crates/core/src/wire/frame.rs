@@ -15,6 +15,7 @@ use super::error::{FrameTooLarge, ProtocolError};
 use super::message::Message;
 use super::row::RowChange;
 use super::version::SUPPORTED;
+use crate::apply::Replaced;
 use crate::ids::RelId;
 use crate::value::Value;
 
@@ -64,15 +65,21 @@ impl FrameWriter {
     pub fn append_update(
         &mut self,
         relation: RelId,
+        replaced: Replaced,
         old_key: Option<&[Value<'_>]>,
         new: &[Value<'_>],
     ) -> Result<(), FrameTooLarge> {
-        codec::encode_row(&RowChange::Update { relation, old_key, new }, self.open())
+        codec::encode_row(&RowChange::Update { relation, replaced, old_key, new }, self.open())
     }
 
     /// Appends a [`super::Delete`] straight from borrowed values.
-    pub fn append_delete(&mut self, relation: RelId, key: &[Value<'_>]) -> Result<(), FrameTooLarge> {
-        codec::encode_row(&RowChange::Delete { relation, key }, self.open())
+    pub fn append_delete(
+        &mut self,
+        relation: RelId,
+        replaced: Replaced,
+        key: &[Value<'_>],
+    ) -> Result<(), FrameTooLarge> {
+        codec::encode_row(&RowChange::Delete { relation, replaced, key }, self.open())
     }
 
     /// Ends the frame and gives its bytes, which stand until the next message is appended. Nothing if no message waits.

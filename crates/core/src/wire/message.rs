@@ -11,6 +11,7 @@
 
 use bincode::{Decode, Encode};
 
+use crate::apply::Replaced;
 use crate::ids::{NodeId, NodeIdentity, RelId, Xid};
 use crate::lsn::Lsn;
 use crate::time::Timestamp;
@@ -88,6 +89,7 @@ pub struct Insert {
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Update {
     pub relation: RelId,
+    pub replaced: Replaced,
     /// The old key, when the update changed it: as wide as the relation, columns outside the key null.
     pub old_key: Option<Tuple>,
     pub new: Tuple,
@@ -96,6 +98,7 @@ pub struct Update {
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Delete {
     pub relation: RelId,
+    pub replaced: Replaced,
     /// As wide as the relation, columns outside the key null.
     pub key: Tuple,
 }
@@ -110,6 +113,25 @@ pub struct Truncate {
 pub enum LogicalMessage {
     /// `meld.sync_event()`: `lsn` is what it returned.
     SyncEvent { lsn: Lsn },
+    /// In WAL directly before the UPDATE or DELETE that it tells of, if that replaces another node's version. It is never
+    /// sent: the output plugin puts it into the change.
+    Version(Version),
+}
+
+/// Which version the next change replaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Version {
+    pub relation: RelId,
+    pub change: Replacing,
+    /// [`crate::fingerprint`] of the old row's key.
+    pub key: u64,
+    pub replaced: Replaced,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Replacing {
+    Update,
+    Delete,
 }
 
 impl Message {
@@ -125,7 +147,8 @@ impl Message {
             Message::Update(m) => m.new.size_bytes() + m.old_key.as_ref().map_or(0, Tuple::size_bytes),
             Message::Delete(m) => m.key.size_bytes(),
             Message::Truncate(m) => m.relations.len() * size_of::<RelId>(),
-            Message::Begin(_) | Message::Commit(_) | Message::Logical(LogicalMessage::SyncEvent { .. }) => 0,
+            Message::Begin(_) | Message::Commit(_) => 0,
+            Message::Logical(LogicalMessage::SyncEvent { .. } | LogicalMessage::Version(_)) => 0,
         };
         size_of::<Message>() + outside
     }

@@ -17,7 +17,8 @@ mod version;
 pub use error::{FrameTooLarge, MessageFault, ProtocolError};
 pub use frame::{FrameReader, FrameWriter};
 pub use message::{
-    Begin, Column, Commit, Delete, Insert, LogicalMessage, Message, RelationDescription, Startup, Truncate, Update,
+    Begin, Column, Commit, Delete, Insert, LogicalMessage, Message, RelationDescription, Replacing, Startup, Truncate,
+    Update, Version,
 };
 pub use options::{OptionError, StartOptions};
 pub use version::{NoCommonProtocol, ProtocolRange, SUPPORTED, negotiate};

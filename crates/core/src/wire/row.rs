@@ -9,6 +9,7 @@ use bincode::enc::write::Writer;
 use bincode::enc::{Encode, Encoder};
 use bincode::error::{DecodeError, EncodeError};
 
+use crate::apply::Replaced;
 use crate::ids::RelId;
 use crate::value::{Tuple, Value};
 
@@ -82,8 +83,8 @@ fn to_usize(number: u64) -> Result<usize, DecodeError> {
 /// A row change whose values are still borrowed; encoded like the [`super::Message`] of the same name.
 pub(super) enum RowChange<'a> {
     Insert { relation: RelId, new: &'a [Value<'a>] },
-    Update { relation: RelId, old_key: Option<&'a [Value<'a>]>, new: &'a [Value<'a>] },
-    Delete { relation: RelId, key: &'a [Value<'a>] },
+    Update { relation: RelId, replaced: Replaced, old_key: Option<&'a [Value<'a>]>, new: &'a [Value<'a>] },
+    Delete { relation: RelId, replaced: Replaced, key: &'a [Value<'a>] },
 }
 
 // places of the variants in `Message`
@@ -95,10 +96,10 @@ impl Encode for RowChange<'_> {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         match *self {
             RowChange::Insert { relation, new } => (INSERT, relation, Row(new)).encode(encoder),
-            RowChange::Update { relation, old_key, new } => {
-                (UPDATE, relation, old_key.map(Row), Row(new)).encode(encoder)
+            RowChange::Update { relation, replaced, old_key, new } => {
+                (UPDATE, relation, replaced, old_key.map(Row), Row(new)).encode(encoder)
             }
-            RowChange::Delete { relation, key } => (DELETE, relation, Row(key)).encode(encoder),
+            RowChange::Delete { relation, replaced, key } => (DELETE, relation, replaced, Row(key)).encode(encoder),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Messages to bytes and back.
 
+use meld_core::apply::Replaced;
 use meld_core::ids::RelId;
 use meld_core::value::{Tuple, Value};
 use meld_core::wire::codec::{decode, encode};
@@ -27,10 +28,12 @@ fn each_fault_has_its_name() {
     let unknown = |what, found| Err(MessageFault::UnknownKind { what, found });
     assert_eq!(decode(&[]), Err(MessageFault::Truncated));
     assert_eq!(decode(&[9]), unknown("message", 9));
-    assert_eq!(decode(&[8, 1]), unknown("logical message", 1));
-    assert_eq!(decode(&[5, 1, 2]), unknown("optional value", 2));
-    assert_eq!(decode(&[6, 1, 1, 4, 0]), decode(&encoded(&delete_of(&[Value::Binary(&[0])]))));
-    assert_eq!(decode(&[6, 1, 1, 6, 0]), Err(MessageFault::Truncated), "two bytes claimed, one there");
+    assert_eq!(decode(&[8, 2]), unknown("logical message", 2));
+    assert_eq!(decode(&[5, 1, 0, 2]), unknown("optional value", 2));
+    assert_eq!(decode(&[5, 1, 3]), unknown("replaced version", 3));
+    assert_eq!(decode(&[8, 1, 1, 2]), unknown("replacing change", 2));
+    assert_eq!(decode(&[6, 1, 0, 1, 4, 0]), decode(&encoded(&delete_of(&[Value::Binary(&[0])]))));
+    assert_eq!(decode(&[6, 1, 0, 1, 6, 0]), Err(MessageFault::Truncated), "two bytes claimed, one there");
     assert_eq!(decode(&[3, 1, 1, 0xff]), Err(MessageFault::NotUtf8));
     assert_eq!(decode(&[3, 1, 0, 0, 1, 0, 0, 0, 2]), Err(MessageFault::NotBoolean(2)));
     assert_eq!(decode(&[7, 252, 0, 0, 0, 1]), Err(MessageFault::TooLarge), "16M relations claimed in 6 bytes");
@@ -38,7 +41,7 @@ fn each_fault_has_its_name() {
 }
 
 fn delete_of(key: &[Value<'_>]) -> Message {
-    Message::Delete(Delete { relation: RelId(1), key: key.iter().copied().collect() })
+    Message::Delete(Delete { relation: RelId(1), replaced: Replaced::Own, key: key.iter().copied().collect() })
 }
 
 #[test]
@@ -73,16 +76,16 @@ proptest! {
 
         let mut direct = FrameWriter::new(1);
         direct.append_insert(relation, &new).unwrap();
-        direct.append_update(relation, None, &new).unwrap();
-        direct.append_update(relation, Some(&key), &new).unwrap();
-        direct.append_delete(relation, &key).unwrap();
+        direct.append_update(relation, Replaced::Own, None, &new).unwrap();
+        direct.append_update(relation, Replaced::Unknown, Some(&key), &new).unwrap();
+        direct.append_delete(relation, Replaced::Own, &key).unwrap();
 
         let mut by_message = FrameWriter::new(1);
         for message in [
             Message::Insert(Insert { relation, new: tuple(&new) }),
-            Message::Update(Update { relation, old_key: None, new: tuple(&new) }),
-            Message::Update(Update { relation, old_key: Some(tuple(&key)), new: tuple(&new) }),
-            Message::Delete(Delete { relation, key: tuple(&key) }),
+            Message::Update(Update { relation, replaced: Replaced::Own, old_key: None, new: tuple(&new) }),
+            Message::Update(Update { relation, replaced: Replaced::Unknown, old_key: Some(tuple(&key)), new: tuple(&new) }),
+            Message::Delete(Delete { relation, replaced: Replaced::Own, key: tuple(&key) }),
         ] {
             by_message.append(&message).unwrap();
         }

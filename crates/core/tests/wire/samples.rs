@@ -1,8 +1,9 @@
 //! Messages to test with: one of each kind by hand, and any by proptest.
 
+use meld_core::apply::Replaced;
 use meld_core::ids::{NodeId, NodeIdentity, RelId, Xid};
 use meld_core::lsn::Lsn;
-use meld_core::time::Timestamp;
+use meld_core::time::{Stamp, Timestamp};
 use meld_core::value::{Tuple, Value};
 use meld_core::wire::*;
 use proptest::collection::vec;
@@ -37,15 +38,31 @@ pub fn one_of_each() -> Vec<(&'static str, Message)> {
         ("commit", commit()),
         ("relation", relation()),
         ("insert", Message::Insert(Insert { relation: RelId(16_385), new: row(Value::Text(b"it")) })),
-        ("update", Message::Update(Update { relation: RelId(16_385), old_key: None, new: row(Value::Unchanged) })),
-        (
-            "update_key",
-            Message::Update(Update { relation: RelId(16_385), old_key: Some(key()), new: row(Value::Null) }),
-        ),
-        ("delete", Message::Delete(Delete { relation: RelId(16_385), key: key() })),
+        ("update", update(Replaced::Own, None, Value::Unchanged)),
+        ("update_key", update(Replaced::Own, Some(key()), Value::Null)),
+        ("update_version", update(version(), None, Value::Null)),
+        ("update_unknown", update(Replaced::Unknown, None, Value::Null)),
+        ("delete", Message::Delete(Delete { relation: RelId(16_385), replaced: Replaced::Own, key: key() })),
         ("truncate", Message::Truncate(Truncate { relations: vec![RelId(16_385), RelId(100_000)] })),
         ("sync_event", Message::Logical(LogicalMessage::SyncEvent { lsn: Lsn(0x1_0000_0010) })),
+        (
+            "version",
+            Message::Logical(LogicalMessage::Version(Version {
+                relation: RelId(16_385),
+                change: Replacing::Delete,
+                key: 0xcbf2_9ce4_8422_2325,
+                replaced: version(),
+            })),
+        ),
     ]
+}
+
+fn update(replaced: Replaced, old_key: Option<Tuple>, note: Value<'_>) -> Message {
+    Message::Update(Update { relation: RelId(16_385), replaced, old_key, new: row(note) })
+}
+
+fn version() -> Replaced {
+    Replaced::Version(Stamp { commit_ts: Timestamp(800_000_000_000_000), node: NodeId(2) })
 }
 
 fn startup() -> Message {
@@ -150,10 +167,25 @@ fn any_relation() -> impl Strategy<Value = Message> {
 
 fn any_change() -> impl Strategy<Value = Message> {
     let relation = any::<u32>().prop_map(RelId);
-    (relation, any_tuple(), option::of(any_tuple()), 0..3).prop_map(|(relation, new, old_key, kind)| match kind {
-        0 => Message::Insert(Insert { relation, new }),
-        1 => Message::Update(Update { relation, old_key, new }),
-        _ => Message::Delete(Delete { relation, key: new }),
+    (relation, any_replaced(), any_tuple(), option::of(any_tuple()), 0..3).prop_map(
+        |(relation, replaced, new, old_key, kind)| match kind {
+            0 => Message::Insert(Insert { relation, new }),
+            1 => Message::Update(Update { relation, replaced, old_key, new }),
+            _ => Message::Delete(Delete { relation, replaced, key: new }),
+        },
+    )
+}
+
+fn any_replaced() -> impl Strategy<Value = Replaced> {
+    let stamp =
+        (any::<i64>(), any::<u16>()).prop_map(|(ts, node)| Stamp { commit_ts: Timestamp(ts), node: NodeId(node) });
+    prop_oneof![Just(Replaced::Own), stamp.prop_map(Replaced::Version), Just(Replaced::Unknown)]
+}
+
+fn any_version() -> impl Strategy<Value = Message> {
+    let change = prop_oneof![Just(Replacing::Update), Just(Replacing::Delete)];
+    (any::<u32>(), change, any::<u64>(), any_replaced()).prop_map(|(relation, change, key, replaced)| {
+        Message::Logical(LogicalMessage::Version(Version { relation: RelId(relation), change, key, replaced }))
     })
 }
 
@@ -174,5 +206,6 @@ pub fn any_message() -> impl Strategy<Value = Message> {
         any_change(),
         vec(any::<u32>().prop_map(RelId), 0..10).prop_map(|relations| Message::Truncate(Truncate { relations })),
         lsn().prop_map(|lsn| Message::Logical(LogicalMessage::SyncEvent { lsn })),
+        any_version(),
     ]
 }

@@ -1,0 +1,134 @@
+//! The call of a row trigger, and what it can see of the old row.
+//!
+//! Runs once for each row that a statement updates or deletes, so the way through it that most rows take (written by
+//! this node) allocates nothing and asks the server two questions.
+
+use std::marker::PhantomData;
+
+use meld_core::ids::{RelId, Xid};
+use meld_core::wire::Replacing;
+use pgrx::pg_sys;
+use pgrx::prelude::PgSqlErrorCode;
+
+use super::origin::{Writer, writer_of};
+use super::row_key;
+use crate::log::Failure;
+
+/// What the server hands to the trigger's function.
+#[repr(transparent)]
+pub struct Call(pg_sys::FunctionCallInfo);
+
+/// What the server gets back.
+pub type Answer = pg_sys::Datum;
+
+/// The record by which the server knows how to call the function.
+pub type CallingConvention = pg_sys::Pg_finfo_record;
+
+pub const CALLING_CONVENTION: CallingConvention = pg_sys::Pg_finfo_record { api_version: 1 };
+
+/// A row that is about to be replaced or deleted.
+pub struct OldRow<'a> {
+    data: &'a pg_sys::TriggerData,
+    change: Replacing,
+    call: PhantomData<&'a Call>,
+}
+
+/// Exports a function of an [`OldRow`] as the C function of a BEFORE ROW trigger, which lets the change go on as it is.
+#[macro_export]
+macro_rules! row_trigger_entry {
+    ($name:ident, $info:ident => $look:path) => {
+        #[doc = concat!("Trigger function for the server; runs [`", stringify!($look), "`].")]
+        #[unsafe(no_mangle)]
+        #[pgrx::pg_guard]
+        pub extern "C-unwind" fn $name(call: $crate::pg::row_trigger::Call) -> $crate::pg::row_trigger::Answer {
+            $crate::pg::row_trigger::run(&call, $look)
+        }
+
+        #[doc = concat!("How to call `", stringify!($name), "`.")]
+        #[unsafe(no_mangle)]
+        pub extern "C-unwind" fn $info() -> &'static $crate::pg::row_trigger::CallingConvention {
+            &$crate::pg::row_trigger::CALLING_CONVENTION
+        }
+    };
+}
+
+/// Looks at the old row, and gives the server the new one unchanged.
+pub fn run(call: &Call, look: impl FnOnce(&OldRow<'_>)) -> Answer {
+    let Some(row) = OldRow::of(call) else {
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+            "function \"meld.row_trigger\" was not called by a BEFORE ROW trigger for UPDATE or DELETE",
+        )
+        .raise()
+    };
+    look(&row);
+    pg_sys::Datum::from(match row.change {
+        Replacing::Update => row.data.tg_newtuple,
+        Replacing::Delete => row.data.tg_trigtuple,
+    })
+}
+
+impl<'a> OldRow<'a> {
+    fn of(call: &'a Call) -> Option<OldRow<'a>> {
+        // SAFETY: the server's own call; a node that calls itself trigger data is that, and lives as long as the call
+        let data = unsafe {
+            let context = (*call.0).context;
+            if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+                return None;
+            }
+            &*context.cast::<pg_sys::TriggerData>()
+        };
+        let timing = pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
+        if data.tg_event & timing != pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_BEFORE {
+            return None;
+        }
+        let change = match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_UPDATE => Replacing::Update,
+            pg_sys::TRIGGER_EVENT_DELETE => Replacing::Delete,
+            _ => return None,
+        };
+        Some(OldRow { data, change, call: PhantomData })
+    }
+
+    pub fn change(&self) -> Replacing {
+        self.change
+    }
+
+    pub fn relation(&self) -> RelId {
+        // SAFETY: the server keeps the table open for the call
+        RelId(unsafe { (*self.data.tg_relation).rd_id }.to_u32())
+    }
+
+    pub fn writer(&self) -> Writer {
+        // SAFETY: the server's copy of the old row; reads of this process's globals and of a counter in shared memory
+        unsafe {
+            let header = (*self.data.tg_trigtuple).t_data;
+            let is_frozen = u32::from((*header).t_infomask) & pg_sys::HEAP_XMIN_FROZEN == pg_sys::HEAP_XMIN_FROZEN;
+            // the xmin of a frozen row may be of an epoch before, and name somebody else now
+            if !pg_sys::track_commit_timestamp
+                || is_frozen && pg_sys::ReadNextFullTransactionId().value >> u32::BITS != 0
+            {
+                return Writer::Forgotten;
+            }
+            writer_of(pg_sys::htup::HeapTupleHeaderGetRawXmin(header))
+        }
+    }
+
+    /// Fingerprint of its key, if the table has one.
+    pub fn key(&self) -> Option<u64> {
+        // SAFETY: the server keeps the table open and the row in memory for the call
+        unsafe { row_key::fingerprint(self.data.tg_relation, self.data.tg_trigtuple, false) }
+    }
+
+    /// The transaction that writes.
+    pub fn transaction(&self) -> Xid {
+        // SAFETY: inside a transaction, in which a trigger always is
+        Xid(unsafe { pg_sys::GetTopTransactionId() }.into_inner())
+    }
+}
+
+/// Whether this session replays what was written elsewhere: meld's apply workers do, and those of others.
+pub fn is_replaying() -> bool {
+    // SAFETY: reads a global of this process
+    unsafe { pg_sys::replorigin_session_origin != pg_sys::InvalidRepOriginId as pg_sys::RepOriginId }
+}

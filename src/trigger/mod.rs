@@ -1,0 +1,34 @@
+//! The internal row trigger of each replicated table: which version does a local UPDATE or DELETE replace?
+//!
+//! In backends. If another node wrote the old row, `versions` puts a message with that version's stamp into WAL,
+//! directly before the change; the output plugin puts it into the change that it sends. A row that this node wrote itself
+//! costs a look at its stamp and no message. Which tables have the trigger follows the replication sets (`upkeep`): the
+//! functions that change a set call it, and the manager of the database looks after what somebody switched off.
+//!
+//! Owners are refused to drop or rename the trigger by a hook in front of their statement.
+
+mod origins;
+mod upkeep;
+mod versions;
+
+use pgrx::prelude::PgSqlErrorCode;
+
+pub use upkeep::{Upkeep, follow_sets, repair};
+
+use crate::log::Failure;
+use crate::pg::utility::{self, Watch};
+
+/// Called when the library is loaded. `switched`: triggers were enabled or disabled in the transaction that is open.
+pub fn init(switched: fn()) {
+    utility::watch(Watch { refusal, switched });
+}
+
+fn refusal(trigger: &str) -> Failure {
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+        format!("cannot drop or rename trigger \"{trigger}\" because replication needs it"),
+    )
+    .hint(
+        "Remove the table from all replication sets with meld.repset_remove_table; the trigger goes with the last one.",
+    )
+}

@@ -1,0 +1,84 @@
+//! Which tables have the trigger.
+
+use pgrx::prelude::PgSqlErrorCode;
+
+use crate::catalog::{repset, row_trigger};
+use crate::log::{Failure, Result};
+use crate::pg::trap::trap;
+use crate::pg::{Oid, trigger_catalog, xact};
+
+/// What came of looking after the triggers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Upkeep {
+    Done,
+    /// A table was in use; it is worth another try soon.
+    Busy,
+}
+
+/// Gives a table its trigger, or takes it away, after the table went into a replication set or out of one. The caller
+/// holds the lock on the sets.
+pub fn follow_sets(table: Oid) -> Result<()> {
+    let function = row_trigger::function()?.ok_or_else(|| {
+        Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION, "function meld.row_trigger() does not exist")
+            .hint("Update the extension with ALTER EXTENSION meld UPDATE.")
+    })?;
+    settle(table, function)
+}
+
+fn settle(table: Oid, function: Oid) -> Result<()> {
+    let present = row_trigger::of_table(table, function)?;
+    let is_wanted = row_trigger::is_wanted(table)?;
+    if is_wanted && matches!(present[..], [only] if only.fires_always) {
+        return Ok(());
+    }
+    present.into_iter().for_each(|trigger| trigger_catalog::remove(trigger.oid));
+    if is_wanted {
+        trigger_catalog::create(table, function);
+    }
+    Ok(())
+}
+
+/// Puts right what somebody switched off, removed or left behind, a transaction for each table. In the manager, which
+/// waits for a lock for a short time only.
+pub fn repair() -> Upkeep {
+    let broken = trap(|| {
+        xact::in_transaction(|_| match row_trigger::function()? {
+            Some(function) => Ok((Some(function), row_trigger::to_repair(function)?)),
+            None => Ok((None, Vec::new())),
+        })
+    });
+    let mut outcome = Upkeep::Done;
+    let mut note = |failure: Failure| {
+        use PgSqlErrorCode::{ERRCODE_LOCK_NOT_AVAILABLE, ERRCODE_UNDEFINED_TABLE};
+        // in use, or DROP EXTENSION is under way
+        if matches!(failure.code, ERRCODE_LOCK_NOT_AVAILABLE | ERRCODE_UNDEFINED_TABLE) {
+            outcome = Upkeep::Busy;
+        } else {
+            failure.warn();
+        }
+    };
+    match broken {
+        Ok((Some(function), tables)) => {
+            for table in tables {
+                let repaired = trap(|| {
+                    xact::in_transaction(|_| {
+                        repset::lock()?;
+                        settle(table, function)
+                    })
+                });
+                match repaired {
+                    Ok(()) => report(table),
+                    Err(failure) => note(failure),
+                }
+            }
+        }
+        Ok((None, _)) => {}
+        Err(failure) => note(failure),
+    }
+    outcome
+}
+
+/// Changes made in between have gone out without the version that they replaced.
+fn report(table: Oid) {
+    tracing::info!(table = table.to_u32(), "put the row trigger of a replicated table right");
+}

@@ -1,0 +1,45 @@
+//! The trigger's function: a version message for a row that another node wrote.
+
+use meld_core::apply::Replaced;
+use meld_core::time::Stamp;
+use meld_core::wire::{LogicalMessage, Message, Version, codec};
+use pgrx::prelude::PgSqlErrorCode;
+
+use super::origins;
+use crate::log::{Failure, Result, or_raise};
+use crate::pg::message;
+use crate::pg::origin::{CommitMark, Writer};
+use crate::pg::row_trigger::{OldRow, is_replaying};
+
+crate::row_trigger_entry!(meld_row_trigger, pg_finfo_meld_row_trigger => look);
+
+fn look(row: &OldRow<'_>) {
+    // what is replayed is not sent on
+    if is_replaying() {
+        return;
+    }
+    match row.writer() {
+        Writer::ThisTransaction | Writer::Committed(CommitMark { roident: 0, .. }) => {}
+        Writer::Committed(mark) => or_raise(note_other(row, mark)),
+        Writer::Forgotten => or_raise(note(row, Replaced::Unknown)),
+    }
+}
+
+#[cold]
+fn note_other(row: &OldRow<'_>, mark: CommitMark) -> Result<()> {
+    // what came from outside of the mesh counts as this node's own
+    let Some(node) = origins::node_of(mark.roident, row.transaction())? else { return Ok(()) };
+    note(row, Replaced::Version(Stamp { commit_ts: mark.commit_ts, node }))
+}
+
+#[cold]
+fn note(row: &OldRow<'_>, replaced: Replaced) -> Result<()> {
+    // without a key no change of the row is sent
+    let Some(key) = row.key() else { return Ok(()) };
+    let version = Version { relation: row.relation(), change: row.change(), key, replaced };
+    let mut body = Vec::new();
+    codec::encode(&Message::Logical(LogicalMessage::Version(version)), &mut body)
+        .map_err(|error| Failure::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, error.to_string()))?;
+    message::emit_in_transaction(&body);
+    Ok(())
+}
