@@ -9,6 +9,7 @@ use pgrx::prelude::PgSqlErrorCode;
 use crate::receiver::LinkError;
 
 use crate::pg::ErrorReport;
+use crate::pg::trap::go_on_after;
 
 pub type Result<T> = std::result::Result<T, Failure>;
 
@@ -72,12 +73,17 @@ impl Failure {
 
     /// Writes it to the server log (and to a client that wants warnings) and goes on.
     pub fn warn(self) {
-        self.report().report(PgLogLevel::WARNING);
+        go_on_after(self.report(), PgLogLevel::WARNING);
     }
 
     /// Writes it to the server log only.
     pub fn log(self) {
-        self.report().report(PgLogLevel::LOG);
+        go_on_after(self.report(), PgLogLevel::LOG);
+    }
+
+    /// Tells the client only, and goes on.
+    pub fn notice(self) {
+        go_on_after(self.report(), PgLogLevel::NOTICE);
     }
 }
 

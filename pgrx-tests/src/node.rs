@@ -110,7 +110,7 @@ impl Node {
         *self.session() = None;
     }
 
-    /// Announces that lines with this text may be in the server's log.
+    /// Announces that lines with this text may be in the server's log; `*` in it stands for anything.
     pub fn expect_log(&self, text: &str) {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
     }

@@ -206,7 +206,8 @@ fn add_all_tables(
                 continue;
             }
             if set.actions.need_key() && !table.has_key {
-                notice!("table \"{}.{}\" has no key and is left out", table.schema, table.name);
+                let message = format!("table \"{}.{}\" has no key and is left out", table.schema, table.name);
+                Failure::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message).notice();
             } else if repset::add_table(set.id, table.oid)? {
                 announce(table.oid)?;
             }

@@ -2,10 +2,11 @@
 
 use std::panic::AssertUnwindSafe;
 
-use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::PgTryBuilder;
+use pgrx::{PgLogLevel, pg_sys};
 
+use super::ErrorReport;
 use crate::log::{Failure, Result};
 
 /// Runs `work`; an ERROR of the server or a panic inside becomes a [`Failure`], and the transaction that was open is
@@ -20,6 +21,18 @@ pub fn trap<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
         unsafe { pg_sys::AbortOutOfAnyTransaction() };
     }
     outcome
+}
+
+/// Writes a report below level ERROR. A request to cancel stays pending meanwhile: at its end such a report looks for
+/// one and would raise it right out of C code that pgrx calls unguarded, over the Rust frames up to the next handler of
+/// the server, past [`trap`] and everything that has to be dropped.
+pub fn go_on_after(report: ErrorReport, level: PgLogLevel) {
+    // SAFETY: main thread; nothing below ERROR raises while cancelling is held off, so the count is put back
+    unsafe {
+        pg_sys::QueryCancelHoldoffCount += 1;
+        report.report(level);
+        pg_sys::QueryCancelHoldoffCount -= 1;
+    }
 }
 
 fn failure_of(caught: &CaughtError) -> Failure {
