@@ -94,7 +94,7 @@ fn tests_of_clusters(tree: &Tree, account: &Account, filter: Option<&str>) -> Re
     let clusters = account.folder("clusters")?;
     let _sweep = Sweep(clusters);
     let mut command = cargo();
-    command.args(["test", "--package", "meld-cluster-tests"]).args(filter);
+    command.args(["test", "--no-fail-fast", "--package", "meld-cluster-tests"]).args(filter);
     command.env("MELD_PG_BIN", tree.bin()).env("MELD_WORK", repo::work()?);
     run::run(command.env("MELD_RUN_AS", account.other_name().unwrap_or_default()))
 }

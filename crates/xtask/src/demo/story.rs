@@ -34,7 +34,7 @@ pub fn play(nodes: &[Node]) -> Result<()> {
     act("n1 and n2 delete row 3 at once");
     at_once(nodes, |node| (node.name != "n3").then(|| "DELETE FROM greeting WHERE id = 3".to_owned()))?;
 
-    act("n3 deletes row 4, which n1 wrote");
+    act("n3 deletes row 4, which n1 wrote and n3 has seen: one after the other, so no conflict");
     nodes[2].run_shown("DELETE FROM greeting WHERE id = 4")
 }
 
