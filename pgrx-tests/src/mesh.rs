@@ -3,6 +3,7 @@
 use crate::cluster::Cluster;
 use crate::node::{Node, literal};
 use crate::settle;
+use crate::wait;
 
 /// Name of the subscription by which one node follows another.
 pub fn subscription(subscriber: &Node, provider: &Node) -> String {
@@ -39,6 +40,21 @@ pub fn subscribe(subscriber: &Node, provider: &Node, dsn: &str) {
 pub fn wait_until_replicating(subscriber: &Node, provider: &Node) {
     let name = subscription(subscriber, provider);
     subscriber.batch(&format!("SELECT meld.sub_wait_for_sync({})", literal(&name)));
+}
+
+/// Changes a subscription so that its worker starts anew, and waits until the new one replicates: until then the old
+/// one goes on with what it was started with.
+#[track_caller]
+pub fn alter(subscriber: &Node, provider: &Node, statement: &str) {
+    let name = literal(&subscription(subscriber, provider));
+    let worker = || {
+        subscriber.values::<i32>(&format!(
+            "SELECT worker_pid FROM meld.sub_show_status({name}) WHERE status = 'replicating' AND worker_pid IS NOT NULL"
+        ))
+    };
+    let before = worker();
+    subscriber.batch(statement);
+    wait::until_value("a worker with the new settings", worker, |now| !now.is_empty() && *now != before);
 }
 
 /// Runs statements that make tables on every node, then adds all tables of schema `public` to the default set.

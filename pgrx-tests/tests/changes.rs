@@ -155,14 +155,12 @@ fn sets_choose_what_replicates() {
     assert_eq!((count("keyless", "a"), count("nothing", "a"), count("later", "a")), (2, 0, 0));
 
     // a subscription and a set can be changed while all runs
-    n2.batch("SELECT meld.sub_add_repset('n2_n1', 'unsubscribed')");
-    mesh::wait_until_replicating(n2, n1);
+    mesh::alter(n2, n1, "SELECT meld.sub_add_repset('n2_n1', 'unsubscribed')");
     n1.batch("SELECT meld.repset_remove_table('default', 'everything'); INSERT INTO everything VALUES (3, 'c')");
     n1.batch("INSERT INTO later VALUES (2, 'b')");
     settle::settle(&cluster);
     assert_eq!((count("later", "b"), count("everything", "c")), (1, 0));
-    n2.batch("SELECT meld.sub_remove_repset('n2_n1', 'unsubscribed')");
-    mesh::wait_until_replicating(n2, n1);
+    mesh::alter(n2, n1, "SELECT meld.sub_remove_repset('n2_n1', 'unsubscribed')");
     n1.batch("INSERT INTO later VALUES (3, 'c')");
     n1.batch("SELECT meld.repset_alter('default_insert_only', replicate_insert => false)");
     n1.batch("INSERT INTO inserts VALUES (3, 'c')");
