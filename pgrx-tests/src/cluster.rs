@@ -234,10 +234,10 @@ fn on_each(nodes: &[Node], work: impl Fn(&Node) -> Result<()> + Sync) -> Result<
 fn make_dir(environment: &Environment, clusters: &Path) -> Result<(PathBuf, Reservation)> {
     let _sweeping = Reservation::wait(&environment.work.join("locks"), "clusters");
     for entry in std::fs::read_dir(clusters)?.flatten() {
-        let Some(_lock) = Reservation::take(&entry.path(), LOCK)? else { continue };
-        for data in std::fs::read_dir(entry.path())?.flatten() {
-            destroy_processes_in(&data.path());
-        }
+        // its owner may be removing it just now
+        let Ok(Some(_lock)) = Reservation::take(&entry.path(), LOCK) else { continue };
+        let inside = std::fs::read_dir(entry.path()).into_iter().flatten().flatten();
+        inside.for_each(|data| destroy_processes_in(&data.path()));
         let _ = std::fs::remove_dir_all(entry.path());
     }
     let dir = clusters.join(format!("{:08x}", rand::random::<u32>()));
