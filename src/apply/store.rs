@@ -11,6 +11,7 @@ use meld_core::time::{Stamp, Timestamp};
 use crate::catalog;
 use crate::conflict::{ConflictRecord, Version, record};
 use crate::log::{Failure, Result};
+use crate::pg::Snapshots;
 use crate::pg::origin::Writer;
 use crate::pg::target::{RowSide, Target};
 
@@ -47,6 +48,9 @@ impl Writers {
     }
 }
 
+/// How often an insert looks again for a row that was there a moment ago.
+const INSERT_ROUNDS: usize = 5;
+
 /// What a conflict's record says about the remote transaction.
 #[derive(Clone, Copy, Debug)]
 pub struct RemoteContext {
@@ -72,7 +76,11 @@ impl RowStore for HeapStore<'_> {
         if self.operation == Operation::Insert && !self.target.has_key() {
             return Ok(None);
         }
-        let writer = self.target.find(self.operation == Operation::Delete)?;
+        let writer = match self.operation {
+            Operation::Insert => self.find_for_insert()?,
+            Operation::Update => self.target.find(false, Snapshots::FromActive)?,
+            Operation::Delete => self.target.find(true, Snapshots::FromActive)?,
+        };
         let stamp = writer.map(|writer| self.writers.stamp(writer)).transpose()?;
         #[cfg(feature = "planted_fault")]
         let stamp = stamp.map(|stamp| planted_fault(stamp, self.remote.stamp));
@@ -122,6 +130,26 @@ impl RowStore for HeapStore<'_> {
             remote_commit_lsn: self.remote.commit_lsn,
             remote_xid: self.remote.xid,
         })
+    }
+}
+
+impl HeapStore<'_> {
+    /// An insert asks the index first, which also tells of rows of open transactions, another apply worker's say. If that
+    /// row has gone again when it is looked for, the index is asked once more; one that comes and goes in every round is
+    /// left to the unique index, whose error has the transaction tried again.
+    fn find_for_insert(&mut self) -> Result<Option<Writer>> {
+        for _ in 0..INSERT_ROUNDS {
+            match self.target.key_is_free() {
+                None => return self.target.find(false, Snapshots::FromActive),
+                Some(true) => return Ok(None),
+                Some(false) => {}
+            }
+            // what was committed while the index waited is newer than the change's own snapshot
+            if let Some(writer) = self.target.find(false, Snapshots::Fresh)? {
+                return Ok(Some(writer));
+            }
+        }
+        Ok(None)
     }
 }
 

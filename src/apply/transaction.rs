@@ -18,6 +18,7 @@ use pgrx::prelude::PgSqlErrorCode;
 use super::clock::wait_until_past;
 use super::store::{HeapStore, RemoteContext, Writers};
 use crate::log::{Failure, Result};
+use crate::pg::Snapshots;
 use crate::pg::executor::{ChangeMemory, fire_triggers_at_once};
 use crate::pg::origin;
 use crate::pg::target::Target;
@@ -207,7 +208,7 @@ impl Step<'_> {
         }
         self.target.begin_change(self.memory);
         self.target.read(old_key)?;
-        let completed = match self.target.find(true)? {
+        let completed = match self.target.find(true, Snapshots::FromActive)? {
             None => None,
             Some(_) => Some(self.target.fill_unchanged(new)),
         };

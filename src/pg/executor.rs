@@ -44,6 +44,27 @@ pub fn fire_triggers_at_once(_xact: &Xact) {
     }
 }
 
+/// Whether the row would clash with none in the index; waits for transactions that decide it.
+///
+/// # Safety
+/// The relation's indexes are open for that, and the index is one of them; the slot holds a row of the relation.
+pub(super) unsafe fn look_for_clash(
+    result: *mut pg_sys::ResultRelInfo,
+    row: *mut pg_sys::TupleTableSlot,
+    executor: *mut pg_sys::EState,
+    index: pg_sys::Oid,
+) -> bool {
+    let mut clash = pg_sys::ItemPointerData::default();
+    // SAFETY: as the caller promises; where the clash is, if there is one, is written to this frame
+    unsafe {
+        let indexes = pg_sys::lappend_oid(null_mut(), index);
+        #[cfg(not(feature = "pg18"))]
+        return pg_sys::ExecCheckIndexConstraints(result, row, executor, &mut clash, indexes);
+        #[cfg(feature = "pg18")]
+        return pg_sys::ExecCheckIndexConstraints(result, row, executor, &mut clash, null_mut(), indexes);
+    }
+}
+
 /// The one range table entry that the executor wants: says that every column may change.
 ///
 /// # Safety

@@ -36,6 +36,13 @@ pub(super) enum RowLock {
     Delete,
 }
 
+/// Which snapshot the first look takes; the next ones take fresh ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Snapshots {
+    FromActive,
+    Fresh,
+}
+
 impl KeyIndex {
     /// Opens the replica identity index, or else the primary key, if the stream sends all of its columns as key.
     ///
@@ -64,6 +71,12 @@ impl KeyIndex {
         unsafe { pg_sys::index_close(self.index, pg_sys::NoLock as i32) }
     }
 
+    /// The index, if the server can look into it for a clash before an insert: it checks at once.
+    pub(super) fn arbiter(&self) -> Option<pg_sys::Oid> {
+        // SAFETY: an open index has its form
+        unsafe { (*(*self.index).rd_index).indimmediate.then_some((*self.index).rd_id) }
+    }
+
     /// Local columns of the key.
     pub(super) fn columns(&self) -> impl Iterator<Item = usize> {
         self.parts.iter().map(|part| part.column)
@@ -79,9 +92,11 @@ impl KeyIndex {
         key: *mut pg_sys::TupleTableSlot,
         found: *mut pg_sys::TupleTableSlot,
         lock: RowLock,
+        snapshots: Snapshots,
     ) -> Result<bool> {
         let mut scan_keys = self.scan_keys(key);
-        for round in 0..MAX_ROUNDS {
+        let first = if snapshots == Snapshots::FromActive { 0 } else { 1 };
+        for round in first..MAX_ROUNDS {
             // SAFETY: a snapshot is active (the caller); later rounds take a newer one, registered until it was used
             let snapshot = unsafe {
                 match round {

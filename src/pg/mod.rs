@@ -37,5 +37,6 @@ pub mod utility;
 pub mod worker;
 pub mod xact;
 
+pub use locate::Snapshots;
 pub use pgrx::pg_sys::Oid;
 pub use pgrx::pg_sys::panic::ErrorReport;

@@ -18,8 +18,8 @@ use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::columns::{ColumnMap, name_of};
-use super::executor::{ChangeMemory, init_plan_check, init_range_table, prepare_defaults};
-use super::locate::{KeyIndex, RowLock};
+use super::executor::{ChangeMemory, init_plan_check, init_range_table, look_for_clash, prepare_defaults};
+use super::locate::{KeyIndex, RowLock, Snapshots};
 use super::names::table_oid;
 use super::origin::{Writer, writer_of};
 use super::xact::Xact;
@@ -83,7 +83,8 @@ impl Target {
             pg_sys::InitResultRelInfo(result, relation, 1, null_mut(), 0);
             (*executor).es_opened_result_relations =
                 pg_sys::lappend((*executor).es_opened_result_relations, result.cast());
-            pg_sys::ExecOpenIndices(result, false);
+            // `true`: also what a look for a clash before the insert needs
+            pg_sys::ExecOpenIndices(result, true);
             let plan_check: *mut pg_sys::EPQState = pg_sys::palloc0(size_of::<pg_sys::EPQState>()).cast();
             init_plan_check(plan_check, executor);
             let remote_slot = pg_sys::ExecInitExtraTupleSlot(executor, (*relation).rd_att, &pg_sys::TTSOpsVirtual);
@@ -215,12 +216,23 @@ impl Target {
         Ok(())
     }
 
+    /// Whether no row has the remote row's key, not even one of a transaction that is still open: for that one's end this
+    /// waits. Good for an insert right behind only. `None`: the key's index can't tell.
+    pub fn key_is_free(&mut self) -> Option<bool> {
+        let index = self.key.as_ref().and_then(KeyIndex::arbiter)?;
+        self.as_owner();
+        // SAFETY: the result relation's indexes are open, `index` among them; the slot holds all values of the key
+        let is_free = unsafe { look_for_clash(self.result, self.remote, self.executor, index) };
+        self.as_worker();
+        Some(is_free)
+    }
+
     /// Finds the row with the remote row's key, locks it, and tells who wrote it. Needs a key on both sides.
-    pub fn find(&mut self, for_delete: bool) -> Result<Option<Writer>> {
+    pub fn find(&mut self, for_delete: bool, snapshots: Snapshots) -> Result<Option<Writer>> {
         let key = self.key.as_ref().ok_or_else(|| self.no_key())?;
         let lock = if for_delete { RowLock::Delete } else { RowLock::Update };
         // SAFETY: slots and index are of this relation; `begin_change` pushed a snapshot
-        if !unsafe { key.find(self.relation, self.remote, self.local, lock)? } {
+        if !unsafe { key.find(self.relation, self.remote, self.local, lock, snapshots)? } {
             return Ok(None);
         }
         // SAFETY: the slot holds the locked tuple, so its operations can give a system column

@@ -10,6 +10,7 @@ mod tests {
     use pgrx::prelude::*;
 
     use crate::log::Result;
+    use crate::pg::Snapshots;
     use crate::pg::executor::ChangeMemory;
     use crate::pg::origin::Writer;
     use crate::pg::target::{RowSide, Target};
@@ -68,21 +69,21 @@ mod tests {
         create("CREATE TABLE t (id int PRIMARY KEY, v text, extra int DEFAULT 7)");
         let id = 5_i32.to_be_bytes();
         let first = row([Value::Binary(&id), Value::Text(b"one")]);
-        let missing = change(&id_and_v(), &first, |t| t.find(false)).expect("find");
+        let missing = change(&id_and_v(), &first, |t| t.find(false, Snapshots::FromActive)).expect("find");
         assert_eq!(missing, None);
         change(&id_and_v(), &first, |t| t.insert()).expect("insert");
         assert_eq!(text_of("SELECT t::text FROM t"), Some("(5,one,7)".to_owned()));
         create("UPDATE t SET extra = 8");
         let second = row([Value::Text(b"5"), Value::Binary(b"two")]);
         let writer = change(&id_and_v(), &second, |t| {
-            let writer = t.find(false)?;
+            let writer = t.find(false, Snapshots::FromActive)?;
             t.update();
             Ok(writer)
         });
         assert_eq!(writer.expect("update"), Some(Writer::ThisTransaction));
         assert_eq!(text_of("SELECT t::text FROM t"), Some("(5,two,8)".to_owned()));
         change(&id_and_v(), &second, |t| {
-            t.find(true)?;
+            t.find(true, Snapshots::FromActive)?;
             t.delete();
             Ok(())
         })
@@ -107,7 +108,7 @@ mod tests {
         assert_eq!(failure.code, PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED);
         create("INSERT INTO t VALUES (5, 'big')");
         change(&id_and_v(), &without, |t| {
-            t.find(false)?;
+            t.find(false, Snapshots::FromActive)?;
             assert!(!t.row_json(RowSide::Remote).contains("big"));
             t.update();
             Ok(())
@@ -157,7 +158,7 @@ mod tests {
         let id = 5_i32.to_be_bytes();
         let tuple = row([Value::Binary(&id), Value::Null]);
         change(&id_and_v(), &tuple, |t| t.insert()).expect("insert");
-        let failure = change(&id_and_v(), &tuple, |t| t.find(false)).expect_err("no key");
+        let failure = change(&id_and_v(), &tuple, |t| t.find(false, Snapshots::FromActive)).expect_err("no key");
         assert_eq!(failure.code, PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE);
     }
 
