@@ -5,7 +5,7 @@ use pgrx::prelude::PgSqlErrorCode;
 use crate::catalog::{repset, row_trigger};
 use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
-use crate::pg::{Oid, trigger_catalog, xact};
+use crate::pg::{Oid, trigger_catalog, worker, xact};
 
 /// What came of looking after the triggers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +50,10 @@ pub fn repair() -> Upkeep {
     let mut outcome = Upkeep::Done;
     let mut note = |failure: Failure| {
         use PgSqlErrorCode::{ERRCODE_LOCK_NOT_AVAILABLE, ERRCODE_UNDEFINED_TABLE};
+        if worker::shutdown_requested() {
+            // its query was cancelled by that
+            return;
+        }
         // in use, or DROP EXTENSION is under way
         if matches!(failure.code, ERRCODE_LOCK_NOT_AVAILABLE | ERRCODE_UNDEFINED_TABLE) {
             outcome = Upkeep::Busy;

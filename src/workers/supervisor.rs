@@ -48,6 +48,8 @@ fn run(_argument: i32) {
             next_scan = now + RESCAN;
             match all_databases() {
                 Ok(all) => all.into_iter().for_each(|database| supervisor.want(database, now)),
+                // a request to end cancels what it was doing
+                Err(_) if worker::shutdown_requested() => {}
                 Err(failure) => failure.warn(),
             }
         }
