@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use pgrx::pg_sys;
+use super::worker::set_for_session;
 
 const FOR_APPLY: [(&CStr, &CStr); 13] = [
     // only triggers that are enabled for replicas fire
@@ -26,15 +26,5 @@ const FOR_APPLY: [(&CStr, &CStr); 13] = [
 
 /// Sets them for the life of the process.
 pub fn prepare_for_apply() {
-    for (name, value) in FOR_APPLY {
-        // SAFETY: main thread of a worker connected to a database; the server copies both texts
-        unsafe {
-            pg_sys::SetConfigOption(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_SUSET,
-                pg_sys::GucSource::PGC_S_OVERRIDE,
-            );
-        }
-    }
+    FOR_APPLY.iter().for_each(|(name, value)| set_for_session(name, value));
 }
