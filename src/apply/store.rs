@@ -1,52 +1,19 @@
 //! The heap behind `core`'s port: one change of one remote transaction on one local table.
 
-use std::collections::HashMap;
-
 use meld_core::apply::{LocalRow, LocalStamp, Operation, RowStore};
 use meld_core::conflict::{Conflict, ConflictType};
-use meld_core::ids::{NodeId, Xid};
+use meld_core::ids::Xid;
 use meld_core::lsn::Lsn;
-use meld_core::time::{Stamp, Timestamp};
+use meld_core::time::Stamp;
+#[cfg(feature = "planted_fault")]
+use meld_core::time::Timestamp;
 
-use crate::catalog;
+use crate::conflict::writers::Writers;
 use crate::conflict::{ConflictRecord, Version, record};
 use crate::log::{Failure, Result};
 use crate::pg::Snapshots;
 use crate::pg::origin::Writer;
 use crate::pg::target::{RowSide, Target};
-
-/// How this server's writers become stamps.
-pub struct Writers {
-    pub local_node: NodeId,
-    /// By replication origin of this server.
-    pub node_of_origin: HashMap<u16, NodeId>,
-    /// Rows without a commit timestamp were written before this.
-    pub forgotten_before: Timestamp,
-}
-
-impl Writers {
-    fn stamp(&mut self, writer: Writer) -> Result<LocalStamp> {
-        Ok(match writer {
-            Writer::ThisTransaction => LocalStamp::ThisTransaction,
-            Writer::Committed(mark) => {
-                LocalStamp::Known(Stamp { commit_ts: mark.commit_ts, node: self.node_of(mark.roident)? })
-            }
-            Writer::Forgotten => LocalStamp::Before(Stamp { commit_ts: self.forgotten_before, node: self.local_node }),
-        })
-    }
-
-    /// An origin that is not known yet belongs to a subscription that was made later than this worker. One that is none
-    /// of meld's stands for a writer outside of the mesh, whose rows count as this node's own.
-    fn node_of(&mut self, roident: u16) -> Result<NodeId> {
-        if roident == 0 {
-            return Ok(self.local_node);
-        }
-        if !self.node_of_origin.contains_key(&roident) {
-            self.node_of_origin = catalog::origin::node_ids()?;
-        }
-        Ok(self.node_of_origin.get(&roident).copied().unwrap_or(self.local_node))
-    }
-}
 
 /// How often an insert looks again for a row that was there a moment ago.
 const INSERT_ROUNDS: usize = 5;

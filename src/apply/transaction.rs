@@ -16,7 +16,8 @@ use meld_core::wire::{Begin, Commit, Delete, Insert, RelationDescription, Trunca
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::clock::wait_until_past;
-use super::store::{HeapStore, RemoteContext, Writers};
+use super::store::{HeapStore, RemoteContext};
+use crate::conflict::writers::Writers;
 use crate::log::{Failure, Result};
 use crate::pg::Snapshots;
 use crate::pg::executor::{ChangeMemory, fire_triggers_at_once};

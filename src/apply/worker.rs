@@ -21,11 +21,11 @@ use meld_core::wire::{LogicalMessage, Message, SUPPORTED, StartOptions, Startup}
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::feedback::Feedback;
-use super::store::Writers;
 use super::transaction::{Counts, Relations, RemoteTransaction, RowChange};
 use crate::catalog;
 use crate::catalog::node::Node;
 use crate::catalog::subscription::Subscription;
+use crate::conflict::writers::Writers;
 use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
 use crate::pg::worker as process;
@@ -108,7 +108,7 @@ impl Worker {
             })?;
         }
         let link = Link::start(link_options(&subscription, &local, from)).map_err(Failure::from)?;
-        let writers = in_transaction(|_| read_writers(&local))?;
+        let writers = in_transaction(|_| Writers::read(&local))?;
         Ok(Some(Worker {
             slot,
             local,
@@ -191,7 +191,7 @@ impl Worker {
             origin::setup_session(xact, roident);
             Ok(())
         })?;
-        self.writers = in_transaction(|_| read_writers(&self.local))?;
+        self.writers = in_transaction(|_| Writers::read(&self.local))?;
         self.subscription.ready = true;
         self.feedback = Feedback::new(consistent);
         registry::set_state(self.slot, WorkerState::Replicating);
@@ -297,14 +297,6 @@ impl Worker {
         };
         failure.detail(detail)
     }
-}
-
-fn read_writers(local: &Node) -> Result<Writers> {
-    Ok(Writers {
-        local_node: local.identity.id,
-        node_of_origin: catalog::origin::node_ids()?,
-        forgotten_before: catalog::node::created_at()?,
-    })
 }
 
 fn link_options(subscription: &Subscription, local: &Node, from: Lsn) -> LinkOptions {

@@ -1,8 +1,10 @@
-//! Conflicts as users see them: a row in `meld.resolutions` and a line in the server log.
+//! What conflicts are decided by, and conflicts as users see them: a row in `meld.resolutions` and a line in the server
+//! log.
 //!
 //! Runs in the apply worker, inside the transaction in which the conflict was decided: the history commits with what it
-//! tells of, or not at all.
+//! tells of, or not at all. `writers` gives stamps wherever one is needed.
 
 mod history;
+pub mod writers;
 
 pub use history::{ConflictRecord, Version, record};

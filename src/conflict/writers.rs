@@ -1,0 +1,59 @@
+//! How this server's writers become stamps.
+//!
+//! A row, a tombstone and an override tell who wrote them as PostgreSQL does: by a transaction, whose commit timestamp and
+//! replication origin are asked for. The rule deals in stamps, whose origin is a node. Runs wherever a stamp is needed:
+//! in the apply worker, in backends, in the collector.
+
+use std::collections::HashMap;
+
+use meld_core::apply::LocalStamp;
+use meld_core::ids::NodeId;
+use meld_core::time::{Stamp, Timestamp};
+
+use crate::catalog;
+use crate::catalog::Node;
+use crate::log::Result;
+use crate::pg::origin::Writer;
+
+/// Who is who among the origins of this server.
+#[derive(Debug)]
+pub struct Writers {
+    pub local_node: NodeId,
+    /// By replication origin of this server.
+    node_of_origin: HashMap<u16, NodeId>,
+    /// Rows without a commit timestamp were written before this.
+    pub forgotten_before: Timestamp,
+}
+
+impl Writers {
+    /// Reads the catalog. `local` is the node that this database is.
+    pub fn read(local: &Node) -> Result<Writers> {
+        Ok(Writers {
+            local_node: local.identity.id,
+            node_of_origin: catalog::origin::node_ids()?,
+            forgotten_before: catalog::node::created_at()?,
+        })
+    }
+
+    pub fn stamp(&mut self, writer: Writer) -> Result<LocalStamp> {
+        Ok(match writer {
+            Writer::ThisTransaction => LocalStamp::ThisTransaction,
+            Writer::Committed(mark) => {
+                LocalStamp::Known(Stamp { commit_ts: mark.commit_ts, node: self.node_of(mark.roident)? })
+            }
+            Writer::Forgotten => LocalStamp::Before(Stamp { commit_ts: self.forgotten_before, node: self.local_node }),
+        })
+    }
+
+    /// An origin that is not known yet belongs to a subscription that was made later than this was read. One that is none
+    /// of meld's stands for a writer outside of the mesh, whose rows count as this node's own.
+    pub fn node_of(&mut self, roident: u16) -> Result<NodeId> {
+        if roident == 0 {
+            return Ok(self.local_node);
+        }
+        if !self.node_of_origin.contains_key(&roident) {
+            self.node_of_origin = catalog::origin::node_ids()?;
+        }
+        Ok(self.node_of_origin.get(&roident).copied().unwrap_or(self.local_node))
+    }
+}
