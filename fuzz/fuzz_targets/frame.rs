@@ -34,7 +34,8 @@ fn append_by_row(writer: &mut FrameWriter, message: &Message) {
         Message::Insert(m) => writer.append_insert(m.relation, &m.new.values().collect::<Vec<Value>>()),
         Message::Update(m) => {
             let old_key = m.old_key.as_ref().map(|key| key.values().collect::<Vec<Value>>());
-            writer.append_update(m.relation, m.replaced, old_key.as_deref(), &m.new.values().collect::<Vec<Value>>())
+            let new = m.new.values().collect::<Vec<Value>>();
+            writer.append_update(m.relation, m.replaced, m.old_counters.as_ref(), old_key.as_deref(), &new)
         }
         Message::Delete(m) => writer.append_delete(m.relation, m.replaced, &m.key.values().collect::<Vec<Value>>()),
         other => writer.append(other),

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use meld_core::lsn::Lsn;
-use meld_core::wire::{LogicalMessage, Message, codec};
 use pgrx::prelude::*;
 
 use super::args;
@@ -33,10 +32,7 @@ fn sync_event() -> PgLsn {
 fn emit_sync_event() -> Result<Lsn> {
     node::require_local()?;
     let lsn = message::insert_position();
-    let mut body = Vec::new();
-    codec::encode(&Message::Logical(LogicalMessage::SyncEvent { lsn }), &mut body)
-        .map_err(|error| Failure::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, error.to_string()))?;
-    message::emit(&body);
+    message::emit_sync_event(lsn)?;
     Ok(lsn)
 }
 

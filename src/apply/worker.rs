@@ -17,7 +17,7 @@ use meld_core::apply::Operation;
 use meld_core::ids::RelId;
 use meld_core::lsn::Lsn;
 use meld_core::time::Timestamp;
-use meld_core::wire::{LogicalMessage, Message, SUPPORTED, StartOptions, Startup};
+use meld_core::wire::{LogicalMessage, Message, SUPPORTED, StartOptions, Startup, Update};
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::feedback::Feedback;
@@ -217,6 +217,7 @@ impl Worker {
                 Ok(())
             }
             Message::Insert(insert) => self.row(&RowChange::Insert(&insert)),
+            Message::Update(Update { old_counters: Some(_), .. }) => Err(not_yet("a change of a delta column")),
             Message::Update(update) => self.row(&RowChange::Update(&update)),
             Message::Delete(delete) => self.row(&RowChange::Delete(&delete)),
             Message::Truncate(truncate) => {
@@ -238,8 +239,15 @@ impl Worker {
                 self.feedback.passed(lsn);
                 Ok(())
             }
-            // the provider puts it into the change
+            Message::Logical(LogicalMessage::Heartbeat { .. }) => Ok(()),
+            // the provider makes something else of them
             Message::Logical(LogicalMessage::Version(_)) => Err(outside("a replaced version")),
+            Message::Logical(LogicalMessage::Removal(_)) => Err(outside("the note of a removal")),
+            Message::Logical(LogicalMessage::Void(_)) => Err(outside("the note of a void")),
+            Message::Logical(LogicalMessage::Contribution(_)) => Err(outside("the note of a contribution")),
+            Message::Removal(_) => Err(not_yet("a removal")),
+            Message::Void(_) => Err(not_yet("a void")),
+            Message::Contribution(_) => Err(not_yet("a contribution")),
         }
     }
 
@@ -325,4 +333,9 @@ fn link_options(subscription: &Subscription, local: &Node, from: Lsn) -> LinkOpt
 
 fn outside(what: &str) -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION, format!("{what} arrived outside of a transaction"))
+}
+
+fn not_yet(what: &str) -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, format!("cannot apply {what}"))
+        .hint("Update meld on this node.")
 }

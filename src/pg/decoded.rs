@@ -85,6 +85,7 @@ impl<'a> DecodedRelation<'a> {
                 type_oid: column.atttypid.to_u32(),
                 type_modifier: column.atttypmod,
                 is_key,
+                is_delta: false,
             });
             published.push(PublishedColumn {
                 attribute,

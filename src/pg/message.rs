@@ -1,9 +1,18 @@
 //! Messages of meld in the WAL, and positions in it.
+//!
+//! Triggers, workers and SQL functions write them; the output plugin in a walsender reads them. One that is part of a
+//! transaction is decoded with it, at its place between the transaction's changes, and vanishes with it.
 
 use std::ffi::c_char;
 
 use meld_core::lsn::Lsn;
+use meld_core::time::Timestamp;
+use meld_core::wire::{Contribution, LogicalMessage, Message, RemovalNote, Version, Void, codec};
 use pgrx::pg_sys;
+use pgrx::prelude::PgSqlErrorCode;
+
+use super::origin::WithoutOrigin;
+use crate::log::{Failure, Result};
 
 /// Prefix of every message that meld writes.
 pub const PREFIX: &str = "meld";
@@ -25,18 +34,58 @@ unsafe extern "C-unwind" {
     ) -> u64;
 }
 
+/// Tells which version the next UPDATE or DELETE of a row replaces.
+pub fn emit_version(version: Version) -> Result<()> {
+    emit_in_transaction(LogicalMessage::Version(version))
+}
+
+/// Tells all nodes that a version of a row is gone. If the row is here, this goes before its DELETE.
+pub fn emit_removal(note: RemovalNote) -> Result<()> {
+    emit_in_transaction(LogicalMessage::Removal(note))
+}
+
+/// Tells all nodes that a residue does not count any more.
+pub fn emit_void(void: Void) -> Result<()> {
+    emit_in_transaction(LogicalMessage::Void(void))
+}
+
+/// Adds to the counters of a key on all nodes, beside what the changes of its row do.
+pub fn emit_contribution(contribution: Contribution) -> Result<()> {
+    emit_in_transaction(LogicalMessage::Contribution(contribution))
+}
+
+/// Marks a position for `meld.wait_for_sync_event`.
+pub fn emit_sync_event(lsn: Lsn) -> Result<Lsn> {
+    emit_alone(LogicalMessage::SyncEvent { lsn })
+}
+
+/// Announces a promise and a horizon, also from a process that works under a replication origin, whatever becomes of
+/// its transaction.
+pub fn emit_heartbeat(promise: Timestamp, horizon: Timestamp) -> Result<Lsn> {
+    let _without_origin = WithoutOrigin::begin();
+    emit_alone(LogicalMessage::Heartbeat { promise, horizon })
+}
+
 /// Writes a message that stands for itself, whether the transaction commits or not, and gives the end of its record.
 /// It is on disk when this returns, so that senders send it.
-pub fn emit(body: &[u8]) -> Lsn {
-    let end = call_log_logical_message(body, false);
+fn emit_alone(message: LogicalMessage) -> Result<Lsn> {
+    let end = call_log_logical_message(&encode(message)?, false);
     // SAFETY: a position that was just inserted
     unsafe { pg_sys::XLogFlush(end) };
-    Lsn(end)
+    Ok(Lsn(end))
 }
 
 /// Writes a message that is part of the open transaction, at this point of it.
-pub fn emit_in_transaction(body: &[u8]) {
-    call_log_logical_message(body, true);
+fn emit_in_transaction(message: LogicalMessage) -> Result<()> {
+    call_log_logical_message(&encode(message)?, true);
+    Ok(())
+}
+
+fn encode(message: LogicalMessage) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    codec::encode(&Message::Logical(message), &mut body)
+        .map_err(|error| Failure::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, error.to_string()))?;
+    Ok(body)
 }
 
 fn call_log_logical_message(body: &[u8], transactional: bool) -> u64 {

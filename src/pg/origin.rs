@@ -111,3 +111,27 @@ pub fn local_flush_position() -> Lsn {
     // SAFETY: reads shared memory under a spinlock; never in recovery, where workers don't run
     Lsn(unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) })
 }
+
+/// While it lives, this process writes WAL as a local session does, not under its replication origin. Dropped when an
+/// error passes through, too.
+pub struct WithoutOrigin {
+    before: pg_sys::RepOriginId,
+}
+
+impl WithoutOrigin {
+    pub fn begin() -> WithoutOrigin {
+        // SAFETY: main thread; a global of this process that is read when a record or a commit is written
+        unsafe {
+            let before = pg_sys::replorigin_session_origin;
+            pg_sys::replorigin_session_origin = pg_sys::InvalidRepOriginId as pg_sys::RepOriginId;
+            WithoutOrigin { before }
+        }
+    }
+}
+
+impl Drop for WithoutOrigin {
+    fn drop(&mut self) {
+        // SAFETY: as above
+        unsafe { pg_sys::replorigin_session_origin = self.before }
+    }
+}

@@ -26,7 +26,13 @@ mod tests {
             name: "t".to_owned(),
             columns: columns
                 .iter()
-                .map(|&(name, type_oid, is_key)| Column { name: name.to_owned(), type_oid, type_modifier: -1, is_key })
+                .map(|&(name, type_oid, is_key)| Column {
+                    name: name.to_owned(),
+                    type_oid,
+                    type_modifier: -1,
+                    is_key,
+                    is_delta: false,
+                })
                 .collect(),
         }
     }

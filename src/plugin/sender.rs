@@ -83,7 +83,7 @@ impl OutputPlugin for Sender {
     }
 
     fn change(&mut self, sink: &mut Sink<'_>, change: &RowChange<'_>) -> Result<()> {
-        let replaced = self.version.take().map_or(Replaced::Own, |version| replaced_by(change, version));
+        let replaced = self.version.take().map_or(Replaced::Own, |version| replaced_by(change, &version));
         let table = self.publication.table(change.relation)?;
         let wanted = match change.event {
             RowEvent::Insert { .. } => table.actions.insert,
@@ -277,7 +277,7 @@ fn lacks_nothing(table: &mut Table, event: &RowEvent<'_>) -> bool {
 
 /// What the last version message says of the row event after it. Some messages have no change, because a later trigger
 /// suppressed it or ON CONFLICT took another way: they say nothing about the next one.
-fn replaced_by(change: &RowChange<'_>, version: Version) -> Replaced {
+fn replaced_by(change: &RowChange<'_>, version: &Version) -> Replaced {
     let is_kind = match change.event {
         RowEvent::Insert { .. } => false,
         RowEvent::Update { .. } => version.change == Replacing::Update,
@@ -302,13 +302,13 @@ fn append_row(
     match change.event {
         RowEvent::Insert { new } => frames.append_insert(relation, &format.values(new, &mut rows.new)),
         RowEvent::Update { old: None, new } => {
-            frames.append_update(relation, replaced, None, &format.values(new, &mut rows.new))
+            frames.append_update(relation, replaced, None, None, &format.values(new, &mut rows.new))
         }
         RowEvent::Update { old: Some(old), new } => {
             let old_key = format.key_values(old, &mut rows.old);
             let mut new = format.values(new, &mut rows.new);
             let has_moved = fill_key(&mut new, &old_key, format.key_places());
-            frames.append_update(relation, replaced, has_moved.then_some(old_key.as_slice()), &new)
+            frames.append_update(relation, replaced, None, has_moved.then_some(old_key.as_slice()), &new)
         }
         RowEvent::Delete { old: Some(old) } => {
             frames.append_delete(relation, replaced, &format.key_values(old, &mut rows.old))

@@ -2,11 +2,10 @@
 
 use meld_core::apply::Replaced;
 use meld_core::time::Stamp;
-use meld_core::wire::{LogicalMessage, Message, Version, codec};
-use pgrx::prelude::PgSqlErrorCode;
+use meld_core::wire::Version;
 
 use super::origins;
-use crate::log::{Failure, Result, or_raise};
+use crate::log::{Result, or_raise};
 use crate::pg::message;
 use crate::pg::origin::{CommitMark, Writer};
 use crate::pg::row_trigger::{OldRow, is_replaying};
@@ -36,10 +35,5 @@ fn note_other(row: &OldRow<'_>, mark: CommitMark) -> Result<()> {
 fn note(row: &OldRow<'_>, replaced: Replaced) -> Result<()> {
     // without a key no change of the row is sent
     let Some(key) = row.key() else { return Ok(()) };
-    let version = Version { relation: row.relation(), change: row.change(), key, replaced };
-    let mut body = Vec::new();
-    codec::encode(&Message::Logical(LogicalMessage::Version(version)), &mut body)
-        .map_err(|error| Failure::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, error.to_string()))?;
-    message::emit_in_transaction(&body);
-    Ok(())
+    message::emit_version(Version { relation: row.relation(), change: row.change(), key, replaced, old_counters: None })
 }

@@ -14,19 +14,21 @@ const MOST_PER_BYTE: usize = 256;
 const MOST_FOR_SMALL_BYTES: usize = 64 << 10;
 
 /// Beginnings of messages, up to where a length goes.
-const BEFORE_A_LENGTH: [&[u8]; 12] = [
-    &[0, 1, 1],                // Startup: name of the node
-    &[0, 1, 1, 0, 0],          // Startup: database
-    &[0, 1, 1, 0, 0, 0, 1, 0], // Startup: encoding
-    &[3, 1],                   // Relation: schema
-    &[3, 1, 0],                // Relation: name
-    &[3, 1, 0, 0],             // Relation: columns
-    &[3, 1, 0, 0, 1],          // Relation: name of a column
-    &[4, 1],                   // Insert: columns
-    &[4, 1, 1],                // Insert: length of a value, as its cell
-    &[5, 1, 1],                // Update: columns of the old key
-    &[6, 1, 2, 251, 255, 255], // Delete: a second cell after a long one
-    &[7],                      // Truncate: relations
+const BEFORE_A_LENGTH: [&[u8]; 14] = [
+    &[0, 1, 1],                   // Startup: name of the node
+    &[0, 1, 1, 0, 0],             // Startup: database
+    &[0, 1, 1, 0, 0, 0, 1, 0],    // Startup: encoding
+    &[3, 1],                      // Relation: schema
+    &[3, 1, 0],                   // Relation: name
+    &[3, 1, 0, 0],                // Relation: columns
+    &[3, 1, 0, 0, 1],             // Relation: name of a column
+    &[4, 1],                      // Insert: columns
+    &[4, 1, 1],                   // Insert: length of a value, as its cell
+    &[5, 1, 0, 1],                // Update: columns of the old counters
+    &[5, 1, 0, 0, 1],             // Update: columns of the old key
+    &[6, 1, 0, 2, 251, 255, 255], // Delete: a second cell after a long one
+    &[7],                         // Truncate: relations
+    &[11, 1, 0],                  // Contribution: columns of the amounts
 ];
 
 /// A frame with a right header, a claim and filler.

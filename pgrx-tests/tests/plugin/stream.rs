@@ -101,6 +101,11 @@ fn line(message: &Message, tables: &mut HashMap<RelId, RelationDescription>) -> 
             format!("truncate {}", names.join(" "))
         }
         Message::Logical(message) => format!("{message:?}"),
+        Message::Removal(removal) => {
+            format!("removal {} {}", removal.cause, row(&removal.key, &tables[&removal.relation]))
+        }
+        Message::Void(void) => format!("void {}", row(&void.residue, &tables[&void.relation])),
+        Message::Contribution(own) => format!("contribution {}", row(&own.amounts, &tables[&own.relation])),
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-/// What an incoming change met. The first eight carry PostgreSQL's own names.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+use bincode::{Decode, Encode};
+
+/// What an incoming change met. The first eight carry PostgreSQL's own names. The order is that of the wire.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
 pub enum ConflictType {
     InsertExists,
     UpdateOriginDiffers,

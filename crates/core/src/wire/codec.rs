@@ -85,6 +85,7 @@ fn unknown_kind(type_name: &'static str, found: u32) -> MessageFault {
         "LogicalMessage" => "logical message",
         "Replaced" => "replaced version",
         "Replacing" => "replacing change",
+        "ConflictType" => "conflict type",
         _ => "optional value",
     };
     MessageFault::UnknownKind { what, found }

@@ -17,7 +17,7 @@ use super::row::RowChange;
 use super::version::SUPPORTED;
 use crate::apply::Replaced;
 use crate::ids::RelId;
-use crate::value::Value;
+use crate::value::{Tuple, Value};
 
 const SEQUENCE_AT: usize = 1;
 const CHECKSUM_AT: usize = 9;
@@ -66,10 +66,11 @@ impl FrameWriter {
         &mut self,
         relation: RelId,
         replaced: Replaced,
+        old_counters: Option<&Tuple>,
         old_key: Option<&[Value<'_>]>,
         new: &[Value<'_>],
     ) -> Result<(), FrameTooLarge> {
-        codec::encode_row(&RowChange::Update { relation, replaced, old_key, new }, self.open())
+        codec::encode_row(&RowChange::Update { relation, replaced, old_counters, old_key, new }, self.open())
     }
 
     /// Appends a [`super::Delete`] straight from borrowed values.

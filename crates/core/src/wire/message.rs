@@ -12,14 +12,16 @@
 use bincode::{Decode, Encode};
 
 use crate::apply::Replaced;
+use crate::conflict::ConflictType;
 use crate::ids::{NodeId, NodeIdentity, RelId, Xid};
 use crate::lsn::Lsn;
-use crate::time::Timestamp;
+use crate::time::{Stamp, Timestamp};
 use crate::value::Tuple;
+use crate::wire::logical::LogicalMessage;
 
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Message {
-    // kinds 0 to 8 on the wire; `wire::row` names those of the row changes
+    // kinds 0 to 11 on the wire; `wire::row` names those of the row changes
     Startup(Startup),
     Begin(Begin),
     Commit(Commit),
@@ -29,6 +31,9 @@ pub enum Message {
     Delete(Delete),
     Truncate(Truncate),
     Logical(LogicalMessage),
+    Removal(Removal),
+    Void(Void),
+    Contribution(Contribution),
 }
 
 /// Who the provider is and how its values look. First in every stream.
@@ -78,6 +83,8 @@ pub struct Column {
     pub type_modifier: i32,
     /// Part of the key by which rows are found: the replica identity, which is the primary key unless one was set.
     pub is_key: bool,
+    /// A counter: what changes add to it counts, whatever becomes of the rest of the row.
+    pub is_delta: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -90,6 +97,9 @@ pub struct Insert {
 pub struct Update {
     pub relation: RelId,
     pub replaced: Replaced,
+    /// What the delta columns were before, as text, null in all others: the update adds the difference to the counters.
+    /// None if it adds nothing.
+    pub old_counters: Option<Tuple>,
     /// The old key, when the update changed it: as wide as the relation, columns outside the key null.
     pub old_key: Option<Tuple>,
     pub new: Tuple,
@@ -108,30 +118,36 @@ pub struct Truncate {
     pub relations: Vec<RelId>,
 }
 
-/// A message of meld's own that a node wrote into its WAL.
+/// One version of a row, and older ones, are gone on every node; a later one is not.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-pub enum LogicalMessage {
-    /// `meld.sync_event()`: `lsn` is what it returned.
-    SyncEvent { lsn: Lsn },
-    /// In WAL directly before the UPDATE or DELETE that it tells of, if that replaces another node's version. It is never
-    /// sent: the output plugin puts it into the change.
-    Version(Version),
-}
-
-/// Which version the next change replaces.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Version {
+pub struct Removal {
     pub relation: RelId,
-    pub change: Replacing,
-    /// [`crate::fingerprint`] of the old row's key.
-    pub key: u64,
-    pub replaced: Replaced,
+    /// As text, as wide as the relation, columns outside the key null.
+    pub key: Tuple,
+    pub version: Stamp,
+    pub cause: ConflictType,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-pub enum Replacing {
-    Update,
-    Delete,
+/// The residue of a deleted row does not count any more. Behind the INSERT that starts anew, or alone.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Void {
+    pub relation: RelId,
+    /// As text, as wide as the relation, columns outside the key null.
+    pub key: Tuple,
+    /// Stamp of the tombstone that has the residue.
+    pub tombstone: Stamp,
+    /// As text, as wide as the relation, null in all but the delta columns.
+    pub residue: Tuple,
+}
+
+/// Something that counts for a key's counters beside what the row changes themselves say.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Contribution {
+    pub relation: RelId,
+    /// As text, as wide as the relation, columns outside the key null.
+    pub key: Tuple,
+    /// As text, as wide as the relation, null in all but the delta columns.
+    pub amounts: Tuple,
 }
 
 impl Message {
@@ -144,12 +160,20 @@ impl Message {
                 m.schema.len() + m.name.len() + columns.sum::<usize>()
             }
             Message::Insert(m) => m.new.size_bytes(),
-            Message::Update(m) => m.new.size_bytes() + m.old_key.as_ref().map_or(0, Tuple::size_bytes),
+            Message::Update(m) => m.new.size_bytes() + optional(&m.old_key) + optional(&m.old_counters),
             Message::Delete(m) => m.key.size_bytes(),
+            Message::Removal(m) => m.key.size_bytes(),
+            Message::Void(m) => m.key.size_bytes() + m.residue.size_bytes(),
+            Message::Contribution(m) => m.key.size_bytes() + m.amounts.size_bytes(),
             Message::Truncate(m) => m.relations.len() * size_of::<RelId>(),
             Message::Begin(_) | Message::Commit(_) => 0,
-            Message::Logical(LogicalMessage::SyncEvent { .. } | LogicalMessage::Version(_)) => 0,
+            Message::Logical(m) => m.size_bytes(),
         };
         size_of::<Message>() + outside
     }
+}
+
+/// Bytes of memory that a row holds outside its own struct, if it is there.
+pub(super) fn optional(tuple: &Option<Tuple>) -> usize {
+    tuple.as_ref().map_or(0, Tuple::size_bytes)
 }

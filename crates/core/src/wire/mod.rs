@@ -9,6 +9,7 @@
 pub mod codec;
 mod error;
 pub mod frame;
+mod logical;
 pub mod message;
 pub mod options;
 mod row;
@@ -16,9 +17,10 @@ mod version;
 
 pub use error::{FrameTooLarge, MessageFault, ProtocolError};
 pub use frame::{FrameReader, FrameWriter};
+pub use logical::{LogicalMessage, RemovalNote, Replacing, Version};
 pub use message::{
-    Begin, Column, Commit, Delete, Insert, LogicalMessage, Message, RelationDescription, Replacing, Startup, Truncate,
-    Update, Version,
+    Begin, Column, Commit, Contribution, Delete, Insert, Message, RelationDescription, Removal, Startup, Truncate,
+    Update, Void,
 };
 pub use options::{OptionError, StartOptions};
 pub use version::{NoCommonProtocol, ProtocolRange, SUPPORTED, negotiate};

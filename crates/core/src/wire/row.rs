@@ -82,9 +82,22 @@ fn to_usize(number: u64) -> Result<usize, DecodeError> {
 
 /// A row change whose values are still borrowed; encoded like the [`super::Message`] of the same name.
 pub(super) enum RowChange<'a> {
-    Insert { relation: RelId, new: &'a [Value<'a>] },
-    Update { relation: RelId, replaced: Replaced, old_key: Option<&'a [Value<'a>]>, new: &'a [Value<'a>] },
-    Delete { relation: RelId, replaced: Replaced, key: &'a [Value<'a>] },
+    Insert {
+        relation: RelId,
+        new: &'a [Value<'a>],
+    },
+    Update {
+        relation: RelId,
+        replaced: Replaced,
+        old_counters: Option<&'a Tuple>,
+        old_key: Option<&'a [Value<'a>]>,
+        new: &'a [Value<'a>],
+    },
+    Delete {
+        relation: RelId,
+        replaced: Replaced,
+        key: &'a [Value<'a>],
+    },
 }
 
 // places of the variants in `Message`
@@ -96,8 +109,8 @@ impl Encode for RowChange<'_> {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         match *self {
             RowChange::Insert { relation, new } => (INSERT, relation, Row(new)).encode(encoder),
-            RowChange::Update { relation, replaced, old_key, new } => {
-                (UPDATE, relation, replaced, old_key.map(Row), Row(new)).encode(encoder)
+            RowChange::Update { relation, replaced, old_counters, old_key, new } => {
+                (UPDATE, relation, replaced, old_counters, old_key.map(Row), Row(new)).encode(encoder)
             }
             RowChange::Delete { relation, replaced, key } => (DELETE, relation, replaced, Row(key)).encode(encoder),
         }

@@ -7,7 +7,7 @@ use meld_core::wire::codec::{decode, encode};
 use meld_core::wire::*;
 use proptest::prelude::*;
 
-use crate::samples::{Owned, any_message, any_row, one_of_each};
+use crate::samples::{Owned, any_message, any_row, any_tuple, one_of_each};
 
 fn encoded(message: &Message) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -27,9 +27,10 @@ fn every_kind_goes_both_ways() {
 fn each_fault_has_its_name() {
     let unknown = |what, found| Err(MessageFault::UnknownKind { what, found });
     assert_eq!(decode(&[]), Err(MessageFault::Truncated));
-    assert_eq!(decode(&[9]), unknown("message", 9));
-    assert_eq!(decode(&[8, 2]), unknown("logical message", 2));
+    assert_eq!(decode(&[12]), unknown("message", 12));
+    assert_eq!(decode(&[8, 6]), unknown("logical message", 6));
     assert_eq!(decode(&[5, 1, 0, 2]), unknown("optional value", 2));
+    assert_eq!(decode(&[9, 1, 0, 2, 1, 11]), unknown("conflict type", 11));
     assert_eq!(decode(&[5, 1, 3]), unknown("replaced version", 3));
     assert_eq!(decode(&[8, 1, 1, 2]), unknown("replacing change", 2));
     assert_eq!(decode(&[6, 1, 0, 1, 4, 0]), decode(&encoded(&delete_of(&[Value::Binary(&[0])]))));
@@ -68,7 +69,12 @@ proptest! {
     }
 
     #[test]
-    fn borrowed_rows_are_written_like_messages(relation: u32, key in any_row(), new in any_row()) {
+    fn borrowed_rows_are_written_like_messages(
+        relation: u32,
+        key in any_row(),
+        counters in any_tuple(),
+        new in any_row(),
+    ) {
         let relation = RelId(relation);
         let key: Vec<Value> = key.iter().map(Owned::borrow).collect();
         let new: Vec<Value> = new.iter().map(Owned::borrow).collect();
@@ -76,15 +82,18 @@ proptest! {
 
         let mut direct = FrameWriter::new(1);
         direct.append_insert(relation, &new).unwrap();
-        direct.append_update(relation, Replaced::Own, None, &new).unwrap();
-        direct.append_update(relation, Replaced::Unknown, Some(&key), &new).unwrap();
+        direct.append_update(relation, Replaced::Own, Some(&counters), None, &new).unwrap();
+        direct.append_update(relation, Replaced::Unknown, None, Some(&key), &new).unwrap();
         direct.append_delete(relation, Replaced::Own, &key).unwrap();
 
+        let update = |replaced, old_counters, old_key| {
+            Message::Update(Update { relation, replaced, old_counters, old_key, new: tuple(&new) })
+        };
         let mut by_message = FrameWriter::new(1);
         for message in [
             Message::Insert(Insert { relation, new: tuple(&new) }),
-            Message::Update(Update { relation, replaced: Replaced::Own, old_key: None, new: tuple(&new) }),
-            Message::Update(Update { relation, replaced: Replaced::Unknown, old_key: Some(tuple(&key)), new: tuple(&new) }),
+            update(Replaced::Own, Some(counters), None),
+            update(Replaced::Unknown, None, Some(tuple(&key))),
             Message::Delete(Delete { relation, replaced: Replaced::Own, key: tuple(&key) }),
         ] {
             by_message.append(&message).unwrap();
@@ -93,7 +102,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_message_or_a_fault(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0_u8..10) {
+    fn any_bytes_are_a_message_or_a_fault(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0_u8..13) {
         let _ = decode(&bytes);
         let _ = decode(&[&[kind], bytes.as_slice()].concat());
     }

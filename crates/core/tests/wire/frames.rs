@@ -76,14 +76,14 @@ fn frames_without_messages_or_header_are_refused() {
 fn a_message_that_does_not_decode_spoils_its_frame() {
     let mut frame = three_frames()[0].clone();
     let offset_bytes = frame.len();
-    frame.push(9);
-    let fault = MessageFault::UnknownKind { what: "message", found: 9 };
+    frame.push(99);
+    let fault = MessageFault::UnknownKind { what: "message", found: 99 };
     let mut reader = FrameReader::new();
     let error = reader.read(&resealed(frame)).unwrap_err();
     assert_eq!(error, ProtocolError::Message { sequence: 1, offset_bytes, fault });
     assert_eq!(
         error.to_string(),
-        format!("message at byte {offset_bytes} of frame number 1 is malformed: 9 is no kind of message")
+        format!("message at byte {offset_bytes} of frame number 1 is malformed: 99 is no kind of message")
     );
     reader.read(&three_frames()[0]).unwrap();
 }

@@ -1,6 +1,7 @@
 //! Messages to test with: one of each kind by hand, and any by proptest.
 
 use meld_core::apply::Replaced;
+use meld_core::conflict::ConflictType;
 use meld_core::ids::{NodeId, NodeIdentity, RelId, Xid};
 use meld_core::lsn::Lsn;
 use meld_core::time::{Stamp, Timestamp};
@@ -38,31 +39,72 @@ pub fn one_of_each() -> Vec<(&'static str, Message)> {
         ("commit", commit()),
         ("relation", relation()),
         ("insert", Message::Insert(Insert { relation: RelId(16_385), new: row(Value::Text(b"it")) })),
-        ("update", update(Replaced::Own, None, Value::Unchanged)),
-        ("update_key", update(Replaced::Own, Some(key()), Value::Null)),
-        ("update_version", update(version(), None, Value::Null)),
-        ("update_unknown", update(Replaced::Unknown, None, Value::Null)),
+        ("update", update(Replaced::Own, None, None, Value::Unchanged)),
+        ("update_key", update(Replaced::Own, None, Some(key()), Value::Null)),
+        ("update_version", update(Replaced::Version(version()), None, None, Value::Null)),
+        ("update_unknown", update(Replaced::Unknown, None, None, Value::Null)),
+        ("update_counters", update(Replaced::Own, Some(counters()), None, Value::Null)),
         ("delete", Message::Delete(Delete { relation: RelId(16_385), replaced: Replaced::Own, key: key() })),
         ("truncate", Message::Truncate(Truncate { relations: vec![RelId(16_385), RelId(100_000)] })),
         ("sync_event", Message::Logical(LogicalMessage::SyncEvent { lsn: Lsn(0x1_0000_0010) })),
+        ("version", logical(LogicalMessage::Version(version_note(None)))),
+        ("version_counters", logical(LogicalMessage::Version(version_note(Some(counters()))))),
         (
-            "version",
-            Message::Logical(LogicalMessage::Version(Version {
-                relation: RelId(16_385),
-                change: Replacing::Delete,
-                key: 0xcbf2_9ce4_8422_2325,
-                replaced: version(),
+            "heartbeat",
+            logical(LogicalMessage::Heartbeat {
+                promise: Timestamp(800_000_000_000_000),
+                horizon: Timestamp(799_999_999_999_000),
+            }),
+        ),
+        (
+            "removal_note",
+            logical(LogicalMessage::Removal(RemovalNote {
+                removal: removal(),
+                row_goes: true,
+                fingerprint: 0xcbf2_9ce4_8422_2325,
             })),
         ),
+        ("void_note", logical(LogicalMessage::Void(void()))),
+        ("contribution_note", logical(LogicalMessage::Contribution(contribution()))),
+        ("removal", Message::Removal(removal())),
+        ("void", Message::Void(void())),
+        ("contribution", Message::Contribution(contribution())),
     ]
 }
 
-fn update(replaced: Replaced, old_key: Option<Tuple>, note: Value<'_>) -> Message {
-    Message::Update(Update { relation: RelId(16_385), replaced, old_key, new: row(note) })
+fn logical(message: LogicalMessage) -> Message {
+    Message::Logical(message)
 }
 
-fn version() -> Replaced {
-    Replaced::Version(Stamp { commit_ts: Timestamp(800_000_000_000_000), node: NodeId(2) })
+fn update(replaced: Replaced, old_counters: Option<Tuple>, old_key: Option<Tuple>, note: Value<'_>) -> Message {
+    Message::Update(Update { relation: RelId(16_385), replaced, old_counters, old_key, new: row(note) })
+}
+
+fn version() -> Stamp {
+    Stamp { commit_ts: Timestamp(800_000_000_000_000), node: NodeId(2) }
+}
+
+fn version_note(old_counters: Option<Tuple>) -> Version {
+    Version {
+        relation: RelId(16_385),
+        change: Replacing::Delete,
+        key: 0xcbf2_9ce4_8422_2325,
+        replaced: Replaced::Version(version()),
+        old_counters,
+    }
+}
+
+fn removal() -> Removal {
+    let cause = ConflictType::MultipleUniqueConflicts;
+    Removal { relation: RelId(16_385), key: text_key(), version: version(), cause }
+}
+
+fn void() -> Void {
+    Void { relation: RelId(16_385), key: text_key(), tombstone: version(), residue: counters() }
+}
+
+fn contribution() -> Contribution {
+    Contribution { relation: RelId(16_385), key: text_key(), amounts: counters() }
 }
 
 fn startup() -> Message {
@@ -99,8 +141,13 @@ fn commit() -> Message {
 }
 
 fn relation() -> Message {
-    let column =
-        |name: &str, type_oid, type_modifier, is_key| Column { name: name.into(), type_oid, type_modifier, is_key };
+    let column = |name: &str, type_oid, type_modifier, is_key| Column {
+        name: name.into(),
+        type_oid,
+        type_modifier,
+        is_key,
+        is_delta: false,
+    };
     Message::Relation(RelationDescription {
         id: RelId(16_385),
         schema: "public".into(),
@@ -116,6 +163,14 @@ fn row(note: Value<'_>) -> Tuple {
 
 fn key() -> Tuple {
     [Value::Binary(&6_i32.to_be_bytes()), Value::Null].into_iter().collect()
+}
+
+fn text_key() -> Tuple {
+    [Value::Text(b"6"), Value::Null].into_iter().collect()
+}
+
+fn counters() -> Tuple {
+    [Value::Null, Value::Text(b"-12.50")].into_iter().collect()
 }
 
 pub fn any_owned() -> impl Strategy<Value = Owned> {
@@ -158,35 +213,80 @@ fn any_startup() -> impl Strategy<Value = Message> {
 }
 
 fn any_relation() -> impl Strategy<Value = Message> {
-    let column = (".{0,10}", any::<u32>(), any::<i32>(), any::<bool>())
-        .prop_map(|(name, type_oid, type_modifier, is_key)| Column { name, type_oid, type_modifier, is_key });
+    let column = (".{0,10}", any::<u32>(), any::<i32>(), any::<bool>(), any::<bool>()).prop_map(
+        |(name, type_oid, type_modifier, is_key, is_delta)| Column { name, type_oid, type_modifier, is_key, is_delta },
+    );
     (any::<u32>(), ".{0,20}", ".{0,20}", vec(column, 0..20)).prop_map(|(id, schema, name, columns)| {
         Message::Relation(RelationDescription { id: RelId(id), schema, name, columns })
     })
 }
 
+fn any_relation_id() -> impl Strategy<Value = RelId> {
+    any::<u32>().prop_map(RelId)
+}
+
 fn any_change() -> impl Strategy<Value = Message> {
-    let relation = any::<u32>().prop_map(RelId);
-    (relation, any_replaced(), any_tuple(), option::of(any_tuple()), 0..3).prop_map(
-        |(relation, replaced, new, old_key, kind)| match kind {
+    let optional = || option::of(any_tuple());
+    (any_relation_id(), any_replaced(), any_tuple(), optional(), optional(), 0..3).prop_map(
+        |(relation, replaced, new, old_counters, old_key, kind)| match kind {
             0 => Message::Insert(Insert { relation, new }),
-            1 => Message::Update(Update { relation, replaced, old_key, new }),
+            1 => Message::Update(Update { relation, replaced, old_counters, old_key, new }),
             _ => Message::Delete(Delete { relation, replaced, key: new }),
         },
     )
 }
 
-fn any_replaced() -> impl Strategy<Value = Replaced> {
-    let stamp =
-        (any::<i64>(), any::<u16>()).prop_map(|(ts, node)| Stamp { commit_ts: Timestamp(ts), node: NodeId(node) });
-    prop_oneof![Just(Replaced::Own), stamp.prop_map(Replaced::Version), Just(Replaced::Unknown)]
+fn any_stamp() -> impl Strategy<Value = Stamp> {
+    (any::<i64>(), any::<u16>()).prop_map(|(ts, node)| Stamp { commit_ts: Timestamp(ts), node: NodeId(node) })
 }
 
-fn any_version() -> impl Strategy<Value = Message> {
+fn any_replaced() -> impl Strategy<Value = Replaced> {
+    prop_oneof![Just(Replaced::Own), any_stamp().prop_map(Replaced::Version), Just(Replaced::Unknown)]
+}
+
+fn any_version() -> impl Strategy<Value = LogicalMessage> {
     let change = prop_oneof![Just(Replacing::Update), Just(Replacing::Delete)];
-    (any::<u32>(), change, any::<u64>(), any_replaced()).prop_map(|(relation, change, key, replaced)| {
-        Message::Logical(LogicalMessage::Version(Version { relation: RelId(relation), change, key, replaced }))
+    (any_relation_id(), change, any::<u64>(), any_replaced(), option::of(any_tuple())).prop_map(
+        |(relation, change, key, replaced, old_counters)| {
+            LogicalMessage::Version(Version { relation, change, key, replaced, old_counters })
+        },
+    )
+}
+
+fn any_removal() -> impl Strategy<Value = Removal> {
+    (any_relation_id(), any_tuple(), any_stamp(), proptest::sample::select(&ConflictType::ALL))
+        .prop_map(|(relation, key, version, cause)| Removal { relation, key, version, cause })
+}
+
+fn any_void() -> impl Strategy<Value = Void> {
+    (any_relation_id(), any_tuple(), any_stamp(), any_tuple()).prop_map(|(relation, key, tombstone, residue)| Void {
+        relation,
+        key,
+        tombstone,
+        residue,
     })
+}
+
+fn any_contribution() -> impl Strategy<Value = Contribution> {
+    (any_relation_id(), any_tuple(), any_tuple()).prop_map(|(relation, key, amounts)| Contribution {
+        relation,
+        key,
+        amounts,
+    })
+}
+
+fn any_logical() -> impl Strategy<Value = LogicalMessage> {
+    let timestamp = || any::<i64>().prop_map(Timestamp);
+    prop_oneof![
+        any::<u64>().prop_map(|lsn| LogicalMessage::SyncEvent { lsn: Lsn(lsn) }),
+        any_version(),
+        (timestamp(), timestamp()).prop_map(|(promise, horizon)| LogicalMessage::Heartbeat { promise, horizon }),
+        (any_removal(), any::<bool>(), any::<u64>()).prop_map(|(removal, row_goes, fingerprint)| {
+            LogicalMessage::Removal(RemovalNote { removal, row_goes, fingerprint })
+        }),
+        any_void().prop_map(LogicalMessage::Void),
+        any_contribution().prop_map(LogicalMessage::Contribution),
+    ]
 }
 
 pub fn any_message() -> impl Strategy<Value = Message> {
@@ -205,7 +305,9 @@ pub fn any_message() -> impl Strategy<Value = Message> {
         any_change(),
         any_change(),
         vec(any::<u32>().prop_map(RelId), 0..10).prop_map(|relations| Message::Truncate(Truncate { relations })),
-        lsn().prop_map(|lsn| Message::Logical(LogicalMessage::SyncEvent { lsn })),
-        any_version(),
+        any_logical().prop_map(Message::Logical),
+        any_removal().prop_map(Message::Removal),
+        any_void().prop_map(Message::Void),
+        any_contribution().prop_map(Message::Contribution),
     ]
 }
