@@ -1,13 +1,15 @@
 //! Comparing: all nodes hold the same rows with the same stamps.
 //!
 //! A stamp is the commit timestamp and the node where the row was last written: the server's own record of the row's
-//! xmin, with the replication origin mapped to a node id. First a checksum of each table is compared, which the servers
-//! compute; only when it differs are the rows fetched and the differences shown.
+//! xmin, with the replication origin mapped to a node id; in tables that have rows with an explicit stamp,
+//! `meld.row_stamp` is asked. First a checksum of each table is compared, which the servers compute; only when it differs
+//! are the rows fetched and the differences shown.
 
 use std::collections::BTreeMap;
 
 use crate::cluster::Cluster;
 use crate::node::{Node, literal};
+use crate::stamps;
 
 /// Differences shown of one table.
 const SHOWN: usize = 20;
@@ -89,6 +91,12 @@ fn lines_query(node: &Node, table: &str, aspect: Aspect) -> String {
         literal(table)
     ));
     match aspect {
+        Aspect::RowsAndStamps if stamps::are_explicit(node, table) => format!(
+            "SELECT concat(row({columns})::text, ' @ ', s.commit_ts, ' ', s.node_id) AS line
+             FROM {table} t CROSS JOIN LATERAL meld.row_stamp({}, {}) s",
+            literal(table),
+            stamps::key_of(node, table, "t")
+        ),
         Aspect::Rows => format!("SELECT row({columns})::text AS line FROM {table} t"),
         Aspect::RowsAndStamps => format!(
             "SELECT concat(row({columns})::text, ' @ ', s.timestamp, ' ', CASE s.roident WHEN 0

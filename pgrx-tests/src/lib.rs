@@ -24,6 +24,7 @@ pub mod refusal;
 pub mod resolutions;
 pub mod server;
 pub mod settle;
+pub mod stamps;
 pub mod template;
 pub mod traffic;
 pub mod wait;

@@ -1,7 +1,10 @@
 //! A full mesh, built the way a user does it.
 
+use std::collections::BTreeMap;
+
 use crate::cluster::Cluster;
-use crate::node::{Node, literal};
+use crate::node::{Node, dsn_to_port, literal};
+use crate::proxy::{Damage, Proxy};
 use crate::settle;
 use crate::wait;
 
@@ -19,6 +22,44 @@ pub fn connect_all(cluster: &Cluster) {
     }
     for (subscriber, provider) in cluster.links() {
         wait_until_replicating(subscriber, provider);
+    }
+}
+
+/// A mesh whose links run through proxies, so that the network between two nodes can be cut and mended.
+pub struct Proxied {
+    /// Of each link: places of subscriber and provider.
+    proxies: BTreeMap<(usize, usize), Proxy>,
+}
+
+impl Proxied {
+    /// Like [`connect_all`], through a proxy for each link.
+    #[track_caller]
+    pub fn connect_all(cluster: &Cluster) -> Proxied {
+        cluster.nodes().iter().for_each(create_node);
+        let mut proxies = BTreeMap::new();
+        for (subscriber, provider) in cluster.links() {
+            let proxy = match Proxy::start(provider.server.port()) {
+                Ok(proxy) => proxy,
+                Err(error) => panic!("could not start a proxy: {error:?}"),
+            };
+            subscribe(subscriber, provider, &dsn_to_port(proxy.port));
+            proxies.insert((subscriber.place, provider.place), proxy);
+        }
+        for (subscriber, provider) in cluster.links() {
+            wait_until_replicating(subscriber, provider);
+        }
+        Proxied { proxies }
+    }
+
+    /// The proxy between two nodes.
+    #[track_caller]
+    pub fn between(&self, subscriber: &Node, provider: &Node) -> &Proxy {
+        &self.proxies[&(subscriber.place, provider.place)]
+    }
+
+    /// Makes all links honest again.
+    pub fn heal(&self) {
+        self.proxies.values().for_each(|proxy| proxy.set(Damage::None));
     }
 }
 
@@ -95,6 +136,14 @@ pub fn set_enabled(subscriber: &Node, provider: &Node, enabled: bool) {
         subscriber.value(&format!("SELECT sub_slot_name::text FROM meld.subscription WHERE sub_name = {name}"));
     let active = format!("SELECT count(*) FROM pg_replication_slots WHERE active AND slot_name = {}", literal(&slot));
     crate::wait::until_equal("active slots", 0_i64, || provider.value(&active));
+}
+
+/// Lets one link, stopped before and after, carry over all that its provider has committed until now.
+#[track_caller]
+pub fn deliver(from: &Node, to: &Node) {
+    set_enabled(to, from, true);
+    settle::settle_link(from, to);
+    set_enabled(to, from, false);
 }
 
 /// State of a link as the subscriber shows it.
