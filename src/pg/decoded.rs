@@ -51,6 +51,31 @@ pub struct PublishedColumn {
     pub is_key: bool,
 }
 
+/// A table that a callback has opened itself.
+pub struct OpenRelation(pg_sys::Relation);
+
+/// The table of that oid, as it was at the message that is being decoded. None if there was none. For a callback with
+/// catalog access.
+pub fn open(id: RelId) -> Option<OpenRelation> {
+    // SAFETY: with catalog access under the historic snapshot, as the server itself opens the tables of changes; a cache
+    // entry with its count raised, or null
+    let relation = unsafe { pg_sys::RelationIdGetRelation(pg_sys::Oid::from_u32(id.0)) };
+    (!relation.is_null()).then_some(OpenRelation(relation))
+}
+
+impl OpenRelation {
+    pub fn relation(&self) -> DecodedRelation<'_> {
+        DecodedRelation { relation: self.0, callback: PhantomData }
+    }
+}
+
+impl Drop for OpenRelation {
+    fn drop(&mut self) {
+        // SAFETY: opened by `open`; takes the count down again
+        unsafe { pg_sys::RelationClose(self.0) }
+    }
+}
+
 impl<'a> DecodedRelation<'a> {
     /// # Safety
     /// A relation that the server keeps open for the callback.

@@ -29,6 +29,11 @@ pub struct Actions {
 }
 
 impl Actions {
+    /// Any that is about single rows.
+    pub fn of_rows(self) -> bool {
+        self.insert || self.update || self.delete
+    }
+
     fn or(self, other: Actions) -> Actions {
         Actions {
             insert: self.insert || other.insert,
@@ -48,6 +53,15 @@ pub struct Table {
     pub format: RowFormat,
     /// A change that had to be left out was reported.
     pub has_complained: bool,
+    /// So was an update without what it adds to the delta columns.
+    pub has_complained_of_counters: bool,
+}
+
+impl Table {
+    /// It has delta columns.
+    pub fn has_counters(&self) -> bool {
+        self.description.columns.iter().any(|column| column.is_delta)
+    }
 }
 
 pub struct Publication {
@@ -73,6 +87,7 @@ impl Publication {
             if let Some(old) = self.tables.get(&id) {
                 table.is_described = old.is_described && old.description == table.description;
                 table.has_complained = old.has_complained && !table.format.has_key();
+                table.has_complained_of_counters = old.has_complained_of_counters;
             }
             self.tables.insert(id, table);
         }
@@ -99,11 +114,32 @@ impl Publication {
 
     fn read(&mut self, relation: DecodedRelation<'_>) -> Result<Table> {
         let actions = self.actions(relation.id())?;
-        let (description, columns) = relation.describe();
+        let (mut description, columns) = relation.describe();
         // the forms of columns are looked up in vain if nothing of the table is sent
         let columns = if actions == Actions::default() { &[] } else { columns.as_slice() };
         let format = RowFormat::new(relation.width(), columns, &mut self.forms);
-        Ok(Table { is_current: true, actions, description, is_described: false, format, has_complained: false })
+        if actions != Actions::default() {
+            self.mark_counters(&mut description)?;
+        }
+        Ok(Table {
+            is_current: true,
+            actions,
+            description,
+            is_described: false,
+            format,
+            has_complained: false,
+            has_complained_of_counters: false,
+        })
+    }
+
+    /// Marks the delta columns.
+    fn mark_counters(&self, description: &mut RelationDescription) -> Result<()> {
+        let key = Some((c"relid", Key::Oid(description.id.0)));
+        let names = historic::read(c"delta_column", key, &[c"column_name"], |row| row.name(0))?.unwrap_or_default();
+        for column in &mut description.columns {
+            column.is_delta = names.contains(&column.name);
+        }
+        Ok(())
     }
 
     /// What the wanted ones of the table's replication sets replicate, taken together.
