@@ -117,21 +117,34 @@ fn check_table(set: &ReplicationSet, relation: &Relation) -> Result<()> {
     if let Some(complaint) = complaint {
         return Err(wrong_kind(relation, complaint));
     }
+    match obstacle(set, relation) {
+        None => Ok(()),
+        Some(obstacle) => Err(obstacle),
+    }
+}
+
+/// Why an ordinary table can't be in this set.
+fn obstacle(set: &ReplicationSet, relation: &Relation) -> Option<Failure> {
+    let table = format!("table \"{}.{}\"", relation.schema, relation.name);
     if set.actions.need_key() && !relation.has_key {
-        return Err(Failure::new(
+        let failure = Failure::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!(
-                "table \"{}.{}\" has no key, so its rows can't be found at a subscriber",
-                relation.schema, relation.name
-            ),
-        )
-        .detail(format!("Replication set \"{}\" replicates updates or deletes.", set.name))
-        .hint(
+            format!("{table} has no key, so its rows can't be found at a subscriber"),
+        );
+        let detail = format!("Replication set \"{}\" replicates updates or deletes.", set.name);
+        return Some(failure.detail(detail).hint(
             "Give the table a primary key, or a replica identity index, \
              or add it to a set for inserts only, like \"default_insert_only\".",
         ));
     }
-    Ok(())
+    let constraint = relation.lenient_constraint.as_ref()?;
+    let failure = Failure::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("{table} can't be replicated with constraint \"{constraint}\""),
+    );
+    let detail = "It is an exclusion constraint or deferrable. When rows of two nodes clash, one has to go; which one can \
+                  be told for unique constraints that are checked at once.";
+    Some(failure.detail(detail).hint("Make it a unique constraint that is not deferrable, or drop it."))
 }
 
 fn wrong_kind(relation: &Relation, complaint: &str) -> Failure {
@@ -205,9 +218,9 @@ fn add_all_tables(
             if table.belongs_to_system {
                 continue;
             }
-            if set.actions.need_key() && !table.has_key {
-                let message = format!("table \"{}.{}\" has no key and is left out", table.schema, table.name);
-                Failure::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message).notice();
+            if let Some(obstacle) = obstacle(&set, &table) {
+                let message = format!("table \"{}.{}\" is left out", table.schema, table.name);
+                Failure::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message).detail(obstacle.message).notice();
             } else if repset::add_table(set.id, table.oid)? {
                 announce(table.oid)?;
             }

@@ -176,6 +176,35 @@ mod tests {
     }
 
     #[pg_test]
+    fn constraints_that_are_not_checked_at_once_keep_a_table_out() {
+        with_node();
+        let refused = "0A000 table \"public.t\" can't be replicated with constraint \"";
+        for (constraint, name) in [
+            ("UNIQUE (a) DEFERRABLE", "t_a_key"),
+            ("CONSTRAINT c UNIQUE (a, id) DEFERRABLE INITIALLY DEFERRED", "c"),
+            ("EXCLUDE USING btree (a WITH =)", "t_a_excl"),
+        ] {
+            let refused = format!("{refused}{name}\"");
+            check(&[
+                (&format!("CREATE TABLE public.t (id int PRIMARY KEY, a int, {constraint})"), "ok"),
+                ("SELECT meld.repset_add_table('default', 't')", &refused),
+                ("SELECT meld.repset_add_table('default_insert_only', 't')", &refused),
+                ("SELECT meld.repset_add_all_tables('default', '{public}')", "ok"),
+            ]);
+            assert_eq!(count("SELECT count(*) FROM meld.tables WHERE set_name = 'default' AND relname = 't'"), 0);
+            check(&[("DROP TABLE t", "ok")]);
+        }
+        check(&[
+            ("CREATE TABLE public.t (id int PRIMARY KEY DEFERRABLE, a int)", "ok"),
+            ("SELECT meld.repset_add_table('default', 't')", "55000 table \"public.t\" has no key"),
+            ("SELECT meld.repset_add_table('default_insert_only', 't')", &format!("{refused}t_pkey\"")),
+            ("DROP TABLE t", "ok"),
+            ("CREATE TABLE public.t (id int PRIMARY KEY, a int UNIQUE)", "ok"),
+            ("SELECT meld.repset_add_table('default', 't')", "ok"),
+        ]);
+    }
+
+    #[pg_test]
     fn the_partitions_of_a_table_enter_a_set() {
         with_node();
         let leaves = "SELECT count(*) FROM meld.tables WHERE set_name = 'default' AND relname LIKE 'part\\__'";

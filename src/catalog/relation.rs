@@ -18,13 +18,18 @@ pub struct Relation {
     /// A row can be found by its primary key or its replica identity index, in the way in which the output plugin
     /// tells of it: REPLICA IDENTITY NOTHING and a deferrable primary key are no key.
     pub has_key: bool,
+    /// One of its exclusion or deferrable unique constraints.
+    pub lenient_constraint: Option<String>,
 }
 
 const SELECT: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, \
      c.oid < 16384 OR n.nspname IN ('pg_catalog', 'information_schema', 'meld', 'snowflake', 'pg_toast'), \
      EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indisready \
          AND i.indimmediate AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'f' THEN i.indisprimary \
-             WHEN 'i' THEN i.indisreplident ELSE false END) \
+             WHEN 'i' THEN i.indisreplident ELSE false END), \
+     (SELECT k.conname::text FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid \
+         AND (k.contype = 'x' OR k.contype IN ('p', 'u') AND (k.condeferrable OR EXISTS (SELECT FROM pg_catalog.pg_index i \
+             WHERE i.indexrelid = k.conindid AND i.indisexclusion))) ORDER BY k.conname LIMIT 1) \
      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
 
 fn read(row: &Row) -> Result<Relation> {
@@ -37,6 +42,7 @@ fn read(row: &Row) -> Result<Relation> {
         persistence: letter(row.get(5)?),
         belongs_to_system: row.get(6)?,
         has_key: row.get(7)?,
+        lenient_constraint: row.optional(8)?,
     })
 }
 

@@ -99,21 +99,30 @@ impl ColumnMap {
     pub(super) unsafe fn fill(&self, tuple: &Tuple, values: *const pg_sys::Datum, nulls: *const bool) -> Tuple {
         let mut filled = Tuple::with_capacity(tuple.len(), tuple.size_bytes());
         for (column, value) in self.columns.iter().zip(tuple.values()) {
-            // SAFETY: `local` is an index of the row; the output function is the one of the column's type
+            // SAFETY: as the caller promises; what is printed is copied at once
             unsafe {
                 if value != Value::Unchanged {
                     filled.push(value);
-                } else if *nulls.add(column.local) {
-                    filled.push(Value::Null);
                 } else {
-                    let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
-                    pg_sys::getTypeOutputInfo(column.type_oid, &mut function, &mut is_varlena);
-                    let text = pg_sys::OidOutputFunctionCall(function, *values.add(column.local));
-                    filled.push(Value::Text(CStr::from_ptr(text).to_bytes()));
+                    filled.push(column.print(values, nulls));
                 }
             }
         }
         filled
+    }
+
+    /// These columns of a local row as a tuple of the stream, as text, with null for all others.
+    ///
+    /// # Safety
+    /// As for [`ColumnMap::fill`].
+    pub(super) unsafe fn print(&self, wanted: &[usize], values: *const pg_sys::Datum, nulls: *const bool) -> Tuple {
+        let mut tuple = Tuple::with_capacity(self.columns.len(), 0);
+        for column in &self.columns {
+            // SAFETY: as the caller promises
+            let value = || unsafe { column.print(values, nulls) };
+            tuple.push(if wanted.contains(&column.local) { value() } else { Value::Null });
+        }
+        tuple
     }
 
     /// Fills the local row's arrays from a tuple of the stream. Columns whose values were left out keep what is in the
@@ -170,6 +179,23 @@ impl MappedColumn {
             remote_type: pg_sys::Oid::from(remote.type_oid),
             input: None,
             binary: None,
+        }
+    }
+
+    /// The column of a local row as text, in the current memory context.
+    ///
+    /// # Safety
+    /// `values` and `nulls` are a local row's; inside a transaction.
+    unsafe fn print<'v>(&self, values: *const pg_sys::Datum, nulls: *const bool) -> Value<'v> {
+        // SAFETY: `local` is an index of the row; the output function is the one of the column's type
+        unsafe {
+            if *nulls.add(self.local) {
+                return Value::Null;
+            }
+            let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
+            pg_sys::getTypeOutputInfo(self.type_oid, &mut function, &mut is_varlena);
+            let text = pg_sys::OidOutputFunctionCall(function, *values.add(self.local));
+            Value::Text(CStr::from_ptr(text).to_bytes())
         }
     }
 

@@ -134,3 +134,23 @@ pub(super) unsafe fn prepare_defaults(
     }
     defaults
 }
+
+/// Puts the defaults into the slot's arrays. The values live in the current memory context.
+///
+/// # Safety
+/// As the table's owner; the slot is of the relation that the expressions were prepared for, the context its executor's.
+pub(super) unsafe fn evaluate_defaults(
+    defaults: &[(usize, *mut pg_sys::ExprState)],
+    context: *mut pg_sys::ExprContext,
+    slot: *mut pg_sys::TupleTableSlot,
+) {
+    for &(column, state) in defaults {
+        // SAFETY: `column` is one of the relation's; one C call in the guarded closure
+        unsafe {
+            let (value, null) = (&mut *(*slot).tts_values.add(column), &mut *(*slot).tts_isnull.add(column));
+            if let Some(evaluate) = (*state).evalfunc {
+                *value = pg_sys::ffi::pg_guard_ffi_boundary(|| evaluate(state, context, null));
+            }
+        }
+    }
+}

@@ -12,7 +12,7 @@ use super::columns::ColumnMap;
 use crate::log::{Failure, Result};
 
 /// Rounds of look and lock before the row counts as contended; the transaction is then tried again.
-const MAX_ROUNDS: usize = 100;
+pub(super) const MAX_ROUNDS: usize = 100;
 
 /// An equality operator of one index column.
 struct KeyPart {
@@ -75,6 +75,11 @@ impl KeyIndex {
     pub(super) fn arbiter(&self) -> Option<pg_sys::Oid> {
         // SAFETY: an open index has its form
         unsafe { (*(*self.index).rd_index).indimmediate.then_some((*self.index).rd_id) }
+    }
+
+    pub(super) fn index_oid(&self) -> pg_sys::Oid {
+        // SAFETY: the index is open
+        unsafe { (*self.index).rd_id }
     }
 
     /// Local columns of the key.
@@ -195,7 +200,7 @@ impl KeyIndex {
 
     /// # Safety
     /// Both slots hold rows of the relation.
-    unsafe fn same_key(&self, one: *mut pg_sys::TupleTableSlot, other: *mut pg_sys::TupleTableSlot) -> bool {
+    pub(super) unsafe fn same_key(&self, one: *mut pg_sys::TupleTableSlot, other: *mut pg_sys::TupleTableSlot) -> bool {
         // SAFETY: after the first call all values stand in the slot's arrays; `equals` compares values of that column
         unsafe {
             pg_sys::slot_getsomeattrs_int(other, (*(*other).tts_tupleDescriptor).natts);
@@ -204,6 +209,22 @@ impl KeyIndex {
                 pg_sys::OidFunctionCall2Coll(part.equals, part.collation, left, right).value() as u8 != 0
             })
         }
+    }
+}
+
+/// The xmin of a row as it is stored: a frozen one keeps it.
+///
+/// # Safety
+/// The slot holds a row of a table.
+pub(super) unsafe fn raw_xmin(slot: *mut pg_sys::TupleTableSlot) -> pg_sys::TransactionId {
+    let mut is_null = false;
+    // SAFETY: such a slot's operations can give a system column
+    unsafe {
+        let get = (*(*slot).tts_ops).getsysattr;
+        let number = pg_sys::MinTransactionIdAttributeNumber;
+        get.map_or(pg_sys::InvalidTransactionId, |get| {
+            pg_sys::TransactionId::from(get(slot, number, &mut is_null).value() as u32)
+        })
     }
 }
 
@@ -247,7 +268,7 @@ unsafe fn key_parts(index: pg_sys::Relation) -> Vec<KeyPart> {
 
 /// # Safety
 /// Relation and index are open, the snapshot stays valid until the scan ends.
-unsafe fn begin_scan(
+pub(super) unsafe fn begin_scan(
     relation: pg_sys::Relation,
     index: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,

@@ -18,8 +18,10 @@ use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::columns::{ColumnMap, name_of};
-use super::executor::{ChangeMemory, init_plan_check, init_range_table, look_for_clash, prepare_defaults};
-use super::locate::{KeyIndex, RowLock, Snapshots};
+use super::executor::{
+    ChangeMemory, evaluate_defaults, init_plan_check, init_range_table, look_for_clash, prepare_defaults,
+};
+use super::locate::{KeyIndex, RowLock, Snapshots, raw_xmin};
 use super::names::table_oid;
 use super::origin::{Writer, writer_of};
 use super::xact::Xact;
@@ -39,18 +41,20 @@ pub enum RowSide {
 
 /// Closed, or after an error left alone, before its transaction ends.
 pub struct Target {
-    relation: pg_sys::Relation,
-    executor: *mut pg_sys::EState,
-    result: *mut pg_sys::ResultRelInfo,
+    pub(super) relation: pg_sys::Relation,
+    pub(super) executor: *mut pg_sys::EState,
+    pub(super) result: *mut pg_sys::ResultRelInfo,
     plan_check: *mut pg_sys::EPQState,
-    remote: *mut pg_sys::TupleTableSlot,
-    local: *mut pg_sys::TupleTableSlot,
-    columns: ColumnMap,
-    key: Option<KeyIndex>,
+    pub(super) remote: *mut pg_sys::TupleTableSlot,
+    pub(super) local: *mut pg_sys::TupleTableSlot,
+    pub(super) columns: ColumnMap,
+    pub(super) key: Option<KeyIndex>,
     /// Expressions for columns that the stream does not know.
     defaults: Vec<(usize, *mut pg_sys::ExprState)>,
     /// Columns of the remote row whose values were left out.
     unchanged: Vec<usize>,
+    /// The remote row has its defaults.
+    has_defaults: bool,
     schema: String,
     name: String,
     saved_user: (pg_sys::Oid, i32),
@@ -102,6 +106,7 @@ impl Target {
                 key,
                 defaults,
                 unchanged: Vec::new(),
+                has_defaults: false,
                 schema: remote.schema.clone(),
                 name: remote.name.clone(),
                 saved_user: (pg_sys::InvalidOid, 0),
@@ -181,7 +186,7 @@ impl Target {
     }
 
     /// What follows runs as the table's owner: triggers, defaults, and expressions of columns and indexes.
-    fn as_owner(&self) {
+    pub(super) fn as_owner(&self) {
         // SAFETY: pairs with `as_worker`, or with the abort after an error
         unsafe {
             let restricted = self.saved_user.1 | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
@@ -190,7 +195,7 @@ impl Target {
         }
     }
 
-    fn as_worker(&self) {
+    pub(super) fn as_worker(&self) {
         // SAFETY: the level and the identity from before `as_owner`
         unsafe {
             pg_sys::AtEOXact_GUC(false, self.settings_level.get());
@@ -210,6 +215,7 @@ impl Target {
             self.columns.read(tuple.values(), values, nulls)?
         };
         self.unchanged = unchanged;
+        self.has_defaults = false;
         self.as_worker();
         // SAFETY: all values are set
         unsafe { pg_sys::ExecStoreVirtualTuple(self.remote) };
@@ -231,18 +237,14 @@ impl Target {
     pub fn find(&mut self, for_delete: bool, snapshots: Snapshots) -> Result<Option<Writer>> {
         let key = self.key.as_ref().ok_or_else(|| self.no_key())?;
         let lock = if for_delete { RowLock::Delete } else { RowLock::Update };
+        // SAFETY: a slot of this target, which tells nothing of a row that was found before
+        unsafe { pg_sys::ExecClearTuple(self.local) };
         // SAFETY: slots and index are of this relation; `begin_change` pushed a snapshot
         if !unsafe { key.find(self.relation, self.remote, self.local, lock, snapshots)? } {
             return Ok(None);
         }
-        // SAFETY: the slot holds the locked tuple, so its operations can give a system column
-        let xmin = unsafe {
-            let mut is_null = false;
-            let get = (*(*self.local).tts_ops).getsysattr;
-            let number = pg_sys::MinTransactionIdAttributeNumber;
-            get.map(|get| pg_sys::TransactionId::from(get(self.local, number, &mut is_null).value() as u32))
-        };
-        Ok(xmin.map(writer_of))
+        // SAFETY: the slot holds the locked tuple
+        Ok(Some(writer_of(unsafe { raw_xmin(self.local) })))
     }
 
     pub fn has_key(&self) -> bool {
@@ -255,20 +257,24 @@ impl Target {
             return Err(self.left_out(column));
         }
         self.as_owner();
-        // SAFETY: the slot's arrays are as wide as the local row; the expressions were prepared for this executor
+        // SAFETY: all columns of the remote row are set
         unsafe {
-            let context = self.expression_context();
-            for &(column, state) in &self.defaults {
-                let (value, null) =
-                    (&mut *(*self.remote).tts_values.add(column), &mut *(*self.remote).tts_isnull.add(column));
-                if let Some(evaluate) = (*state).evalfunc {
-                    *value = evaluate(state, context, null);
-                }
-            }
+            self.fill_defaults();
             pg_sys::ExecSimpleRelationInsert(self.result, self.executor, self.remote);
         }
         self.as_worker();
         Ok(())
+    }
+
+    /// Gives columns that the stream does not know their defaults, once for each row that was read.
+    ///
+    /// # Safety
+    /// As the table's owner; the remote row was read.
+    pub(super) unsafe fn fill_defaults(&mut self) {
+        if !std::mem::replace(&mut self.has_defaults, true) {
+            // SAFETY: the slot is as wide as the local row; the expressions were prepared for this executor
+            unsafe { evaluate_defaults(&self.defaults, self.expression_context(), self.remote) };
+        }
     }
 
     /// Puts the remote row in place of the one found, which keeps what the stream left out or does not know.
@@ -343,7 +349,7 @@ impl Target {
 
     /// # Safety
     /// The executor is this target's.
-    unsafe fn expression_context(&self) -> *mut pg_sys::ExprContext {
+    pub(super) unsafe fn expression_context(&self) -> *mut pg_sys::ExprContext {
         // SAFETY: made on first use in the executor's own context
         unsafe {
             match (*self.executor).es_per_tuple_exprcontext {
