@@ -8,6 +8,17 @@
 CREATE SCHEMA meld;
 GRANT USAGE ON SCHEMA meld TO PUBLIC;
 
+-- What this node seals its messages in WAL with: whoever knows it can write messages that all nodes believe. Row security
+-- keeps it from roles that may read all tables, too.
+CREATE TABLE meld.message_secret (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    secret   bytea NOT NULL CHECK (length(secret) = 16)
+) WITH (user_catalog_table = true);
+ALTER TABLE meld.message_secret ENABLE ROW LEVEL SECURITY;
+ALTER TABLE meld.message_secret ALTER secret SET STORAGE PLAIN;
+INSERT INTO meld.message_secret (secret)
+SELECT substr(sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())), 1, 16);
+
 -- Every node that this one knows of, itself included.
 CREATE TABLE meld.node (
     node_id           int PRIMARY KEY CHECK (node_id BETWEEN 1 AND 1023),

@@ -202,6 +202,10 @@ CREATE FUNCTION meld.worker_list() RETURNS TABLE (worker_kind text, pid int, dat
 LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'worker_list_wrapper';
 COMMENT ON FUNCTION meld.worker_list() IS 'workers of meld';
 
+CREATE FUNCTION meld.ignored_messages() RETURNS bigint
+LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'ignored_messages_wrapper';
+COMMENT ON FUNCTION meld.ignored_messages() IS 'messages with meld''s prefix in WAL that no node of this server has written';
+
 CREATE FUNCTION meld.conflict_counts() RETURNS TABLE (subscription_id int, conflict_type text, conflicts bigint)
 LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'conflict_counts_wrapper';
 COMMENT ON FUNCTION meld.conflict_counts() IS 'conflicts of this database''s subscriptions';

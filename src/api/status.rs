@@ -11,9 +11,9 @@ use super::subscription::no_such_subscription;
 use crate::catalog::{Subscription, subscription};
 use crate::log::{Result, or_raise};
 use crate::monitor::status::{self, position};
-use crate::pg::Oid;
 use crate::pg::types::{Name, PgLsn};
 use crate::pg::worker;
+use crate::pg::{Oid, ignored};
 use crate::receiver::shown_dsn;
 use crate::workers::registry::{self, Entry, WorkerState};
 
@@ -159,4 +159,10 @@ fn conflict_counts()
             .map(|(kind, count)| (entry.subscription_id, kind.name().to_owned(), count.load(Ordering::Relaxed) as i64))
             .collect::<Vec<_>>()
     }))
+}
+
+/// Since the start of the server, in all of its databases; each stream counts what it meets.
+#[pg_extern(sql = false)]
+fn ignored_messages() -> i64 {
+    i64::try_from(ignored::counted()).unwrap_or(i64::MAX)
 }

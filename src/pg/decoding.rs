@@ -53,6 +53,8 @@ pub struct Transaction {
 pub struct WalMessage<'a> {
     /// Of the transaction that it belongs to; none if it stands for itself.
     pub transaction: Option<Transaction>,
+    /// Position of its record.
+    pub lsn: Lsn,
     pub prefix: &'a [u8],
     pub content: &'a [u8],
 }
@@ -272,7 +274,7 @@ unsafe extern "C-unwind" fn truncate<P: OutputPlugin>(
 unsafe extern "C-unwind" fn message<P: OutputPlugin>(
     context: *mut pg_sys::LogicalDecodingContext,
     transaction: *mut pg_sys::ReorderBufferTXN,
-    _lsn: pg_sys::XLogRecPtr,
+    lsn: pg_sys::XLogRecPtr,
     is_transactional: bool,
     prefix: *const c_char,
     length: pg_sys::Size,
@@ -284,6 +286,7 @@ unsafe extern "C-unwind" fn message<P: OutputPlugin>(
         let message = unsafe {
             WalMessage {
                 transaction: if is_transactional { transaction.as_ref().map(transaction_of) } else { None },
+                lsn: Lsn(lsn),
                 prefix: CStr::from_ptr(prefix).to_bytes(),
                 content: if length == 0 { &[] } else { slice::from_raw_parts(content.cast(), length) },
             }

@@ -62,9 +62,6 @@ pub fn read<T>(
 
 impl CatalogRow<'_> {
     fn datum(&self, column: usize, expected: pg_sys::Oid) -> Result<pg_sys::Datum> {
-        let wrong = || {
-            Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, "unexpected null or type in a table of meld's catalog")
-        };
         if self.types[column] != expected {
             return Err(wrong());
         }
@@ -84,11 +81,30 @@ impl CatalogRow<'_> {
         Ok(self.datum(column, pg_sys::BOOLOID)?.value() as u8 != 0)
     }
 
+    /// Bytes that are stored in the row itself.
+    pub fn bytes(&self, column: usize) -> Result<&[u8]> {
+        let stored = self.datum(column, pg_sys::BYTEAOID)?.cast_mut_ptr::<pg_sys::varlena>();
+        // SAFETY: the type was checked; a value that is read where it lies, in the row that the scan stands on
+        unsafe {
+            let is_plain = pgrx::varlena::varatt_is_4b_u(stored)
+                || (pgrx::varlena::varatt_is_1b(stored) && !pgrx::varlena::varatt_is_1b_e(stored));
+            if !is_plain {
+                return Err(wrong());
+            }
+            let bytes = pgrx::varlena::vardata_any(stored).cast();
+            Ok(std::slice::from_raw_parts(bytes, pgrx::varlena::varsize_any_exhdr(stored)))
+        }
+    }
+
     pub fn name(&self, column: usize) -> Result<String> {
         let name = self.datum(column, pg_sys::NAMEOID)?.cast_mut_ptr::<pg_sys::NameData>();
         // SAFETY: the type was checked, and values of it are always terminated
         Ok(to_utf8(unsafe { CStr::from_ptr((*name).data.as_ptr()) }.to_bytes()))
     }
+}
+
+fn wrong() -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, "unexpected null or type in a table of meld's catalog")
 }
 
 /// The oid of `meld.<table>`, if it is there.

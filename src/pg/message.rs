@@ -1,17 +1,20 @@
 //! Messages of meld in the WAL, and positions in it.
 //!
 //! Triggers, workers and SQL functions write them; the output plugin in a walsender reads them. One that is part of a
-//! transaction is decoded with it, at its place between the transaction's changes, and vanishes with it.
+//! transaction is decoded with it, at its place between the transaction's changes, and vanishes with it. All are sealed with
+//! the node's secret, since every user may write messages into WAL.
 
 use std::ffi::c_char;
 
+use meld_core::ids::Xid;
 use meld_core::lsn::Lsn;
 use meld_core::time::Timestamp;
-use meld_core::wire::{Contribution, LogicalMessage, Message, RemovalNote, Version, Void, codec};
+use meld_core::wire::{Contribution, LogicalMessage, RemovalNote, Version, Void};
 use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::origin::WithoutOrigin;
+use super::secret;
 use crate::log::{Failure, Result};
 
 /// Prefix of every message that meld writes.
@@ -69,7 +72,7 @@ pub fn emit_heartbeat(promise: Timestamp, horizon: Timestamp) -> Result<Lsn> {
 /// Writes a message that stands for itself, whether the transaction commits or not, and gives the end of its record.
 /// It is on disk when this returns, so that senders send it.
 fn emit_alone(message: LogicalMessage) -> Result<Lsn> {
-    let end = call_log_logical_message(&encode(message)?, false);
+    let end = call_log_logical_message(&seal(None, message)?, false);
     // SAFETY: a position that was just inserted
     unsafe { pg_sys::XLogFlush(end) };
     Ok(Lsn(end))
@@ -77,15 +80,15 @@ fn emit_alone(message: LogicalMessage) -> Result<Lsn> {
 
 /// Writes a message that is part of the open transaction, at this point of it.
 fn emit_in_transaction(message: LogicalMessage) -> Result<()> {
-    call_log_logical_message(&encode(message)?, true);
+    // SAFETY: inside a transaction; it gets its number here if it has none, as it would when the message is written
+    let transaction = Xid(unsafe { pg_sys::GetTopTransactionId() }.into_inner());
+    call_log_logical_message(&seal(Some(transaction), message)?, true);
     Ok(())
 }
 
-fn encode(message: LogicalMessage) -> Result<Vec<u8>> {
-    let mut body = Vec::new();
-    codec::encode(&Message::Logical(message), &mut body)
-        .map_err(|error| Failure::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, error.to_string()))?;
-    Ok(body)
+fn seal(transaction: Option<Xid>, message: LogicalMessage) -> Result<Vec<u8>> {
+    secret::with(|secret| secret.seal(transaction, message))?
+        .map_err(|error| Failure::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, error.to_string()))
 }
 
 fn call_log_logical_message(body: &[u8], transactional: bool) -> u64 {

@@ -4,14 +4,21 @@
 //! suppressed it or ON CONFLICT took another way, so one counts for the next row event only, and only if table, kind and
 //! key agree. A removal names a row that a DELETE somewhere behind it takes away: all nodes get the removal, so that
 //! DELETE is not for them.
+//!
+//! Everybody may write messages into WAL, under meld's prefix as well: what this node has not sealed is ignored.
 
 use meld_core::apply::Replaced;
 use meld_core::ids::RelId;
+use meld_core::lsn::Lsn;
 use meld_core::value::Tuple;
-use meld_core::wire::{LogicalMessage, Message, RemovalNote, Replacing, Version, codec};
+use meld_core::wire::{LogicalMessage, Message, RemovalNote, Replacing, Version};
 
+use crate::log::Result;
 use crate::pg::decoded::{RowChange, RowEvent};
 use crate::pg::decoding::WalMessage;
+use crate::pg::decoding_session::in_catalog_transaction;
+use crate::pg::message::insert_position;
+use crate::pg::secret::{self, Known};
 
 /// Prefix of meld's own messages in WAL.
 const PREFIX: &[u8] = b"meld";
@@ -44,33 +51,66 @@ pub struct Notes {
 }
 
 impl Note {
-    /// None for what others wrote; an error for what stands under meld's prefix and is none of its messages, or is where
-    /// it can't be.
-    pub fn read(message: &WalMessage<'_>) -> Result<Option<Note>, Malformed> {
+    /// None for what others wrote; an error for what stands under meld's prefix and was not sealed by this node, or is where
+    /// it can't be. Needs what [`Seals::open`] needs.
+    pub fn read(message: &WalMessage<'_>, seals: &mut Seals) -> Result<Option<std::result::Result<Note, Forged>>> {
         if message.prefix != PREFIX {
             return Ok(None);
         }
-        let own = match codec::decode(message.content) {
-            Ok((Message::Logical(own), length)) if length == message.content.len() => own,
-            _ => return Err(Malformed),
-        };
-        match (own, message.transaction.is_some()) {
-            (own @ (LogicalMessage::SyncEvent { .. } | LogicalMessage::Heartbeat { .. }), false) => {
-                Ok(Some(Note::Alone(own)))
+        let own = seals.open(message)?;
+        Ok(Some(match (own, message.transaction.is_some()) {
+            (Some(own @ (LogicalMessage::SyncEvent { .. } | LogicalMessage::Heartbeat { .. })), false) => {
+                Ok(Note::Alone(own))
             }
-            (LogicalMessage::Version(version), true) => Ok(Some(Note::Version(version))),
-            (LogicalMessage::Removal(note), true) => Ok(Some(Note::Removal(note))),
-            (LogicalMessage::Void(void), true) => Ok(Some(Note::OfTable(void.relation, Message::Void(void)))),
-            (LogicalMessage::Contribution(own), true) => {
-                Ok(Some(Note::OfTable(own.relation, Message::Contribution(own))))
+            (Some(LogicalMessage::Version(version)), true) => Ok(Note::Version(version)),
+            (Some(LogicalMessage::Removal(note)), true) => Ok(Note::Removal(note)),
+            (Some(LogicalMessage::Void(void)), true) => Ok(Note::OfTable(void.relation, Message::Void(void))),
+            (Some(LogicalMessage::Contribution(own)), true) => {
+                Ok(Note::OfTable(own.relation, Message::Contribution(own)))
             }
-            _ => Err(Malformed),
-        }
+            (Some(_) | None, _) => Err(Forged),
+        }))
     }
 }
 
-/// Anybody may write messages into WAL, under our prefix as well.
-pub struct Malformed;
+/// A message that this node did not write.
+pub struct Forged;
+
+/// Opens messages that this node has sealed.
+pub struct Seals {
+    known: Option<Known>,
+    /// Where the WAL ended when this stream began.
+    began_at: Lsn,
+}
+
+impl Seals {
+    /// In a transaction.
+    pub fn read() -> Result<Seals> {
+        Ok(Seals { known: secret::read()?, began_at: insert_position() })
+    }
+
+    /// The extension may be made anew while this runs, and have another secret then. One that it had before cannot be
+    /// read any more, since its table is gone.
+    fn open(&mut self, message: &WalMessage<'_>) -> Result<Option<LogicalMessage>> {
+        let transaction = message.transaction.map(|transaction| transaction.xid);
+        let open =
+            |known: &Option<Known>| known.as_ref().and_then(|known| known.secret().open(transaction, message.content));
+        if let Some(own) = open(&self.known) {
+            return Ok(Some(own));
+        }
+        if message.lsn < self.began_at {
+            return Ok(None);
+        }
+        let newer = in_catalog_transaction(|| {
+            if self.known.as_ref().is_some_and(Known::is_present) { Ok(None) } else { secret::read() }
+        })?;
+        let opened = open(&newer);
+        if newer.is_some() {
+            self.known = newer;
+        }
+        Ok(opened)
+    }
+}
 
 impl Notes {
     /// Another transaction begins.

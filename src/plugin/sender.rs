@@ -4,7 +4,7 @@ use meld_core::ids::{NodeId, RelId};
 use meld_core::wire::{Begin, Commit, FrameTooLarge, FrameWriter, Message, Truncate};
 use pgrx::prelude::PgSqlErrorCode;
 
-use super::notes::{Note, Notes};
+use super::notes::{Forged, Note, Notes, Seals};
 use super::publication::{Publication, Table};
 use super::rows::{Rows, append_row, lacks_counters, lacks_nothing, row_too_large};
 use super::start::{Agreement, Forward, agree, startup_message};
@@ -12,6 +12,7 @@ use crate::log::{Failure, Result};
 use crate::pg::decoded::{self, DecodedRelation, RowChange, RowEvent};
 use crate::pg::decoding::{OriginNumber, OutputPlugin, Sink, Transaction, WalMessage};
 use crate::pg::historic::{self, Key};
+use crate::pg::ignored;
 
 /// A frame that has reached this size is sent.
 const FRAME_TARGET_BYTES: usize = 64 * 1024;
@@ -24,6 +25,7 @@ pub struct Sender {
     transaction: Option<Transaction>,
     progress: Progress,
     notes: Notes,
+    seals: Seals,
     rows: Rows,
     has_complained_of_message: bool,
 }
@@ -52,6 +54,7 @@ impl OutputPlugin for Sender {
             transaction: None,
             progress: Progress::Silent,
             notes: Notes::default(),
+            seals: Seals::read()?,
             rows: Rows::default(),
             has_complained_of_message: false,
         })
@@ -118,20 +121,20 @@ impl OutputPlugin for Sender {
     }
 
     fn message(&mut self, sink: &mut Sink<'_>, message: &WalMessage<'_>) -> Result<()> {
-        match Note::read(message) {
-            Ok(None) => {}
-            Ok(Some(Note::Alone(own))) => {
+        let Some(note) = Note::read(message, &mut self.seals)? else { return Ok(()) };
+        match note {
+            Ok(Note::Alone(own)) => {
                 // between two transactions, and nothing may follow for long
                 self.frames.append(&Message::Logical(own)).map_err(too_large)?;
                 send(&mut self.frames, sink);
             }
-            Ok(Some(Note::Version(version))) => self.notes.version(version),
-            Ok(Some(Note::Removal(note))) => {
+            Ok(Note::Version(version)) => self.notes.version(version),
+            Ok(Note::Removal(note)) => {
                 self.notes.removal(&note);
                 self.pass_on(sink, note.removal.relation, &Message::Removal(note.removal))?;
             }
-            Ok(Some(Note::OfTable(relation, message))) => self.pass_on(sink, relation, &message)?,
-            Err(_) => self.complain_of_message(),
+            Ok(Note::OfTable(relation, message)) => self.pass_on(sink, relation, &message)?,
+            Err(Forged) => self.ignore_message(),
         }
         Ok(())
     }
@@ -170,13 +173,15 @@ impl Sender {
         Ok(())
     }
 
-    fn complain_of_message(&mut self) {
+    fn ignore_message(&mut self) {
+        ignored::count();
         if !std::mem::replace(&mut self.has_complained_of_message, true) {
             Failure::new(
-                PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
-                "malformed logical message with prefix \"meld\" is ignored",
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "logical message with prefix \"meld\" is ignored, because this node has not written it",
             )
-            .detail("Further ones in this stream are ignored without a word.")
+            .detail("Further ones in this stream are ignored without a word; meld.ignored_messages() counts them.")
+            .hint("The function pg_logical_emit_message may be executed by everybody, unless that is revoked.")
             .log();
         }
     }

@@ -13,6 +13,7 @@ mod logical;
 pub mod message;
 pub mod options;
 mod row;
+mod seal;
 mod version;
 
 pub use error::{FrameTooLarge, MessageFault, ProtocolError};
@@ -23,4 +24,5 @@ pub use message::{
     Update, Void,
 };
 pub use options::{OptionError, StartOptions};
+pub use seal::Secret;
 pub use version::{NoCommonProtocol, ProtocolRange, SUPPORTED, negotiate};
