@@ -37,6 +37,7 @@ mod tests {
             type_oid: pg_sys::TEXTOID.to_u32(),
             type_modifier: -1,
             is_key: i == 0,
+            is_delta: false,
         };
         RelationDescription {
             id: RelId(1),
