@@ -8,6 +8,7 @@
 pub mod api;
 pub mod apply;
 pub mod catalog;
+pub mod clock;
 pub mod conflict;
 pub mod log;
 pub mod monitor;
@@ -30,6 +31,7 @@ extension_sql_file!("../sql/views.sql", name = "views", requires = ["functions"]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::register();
+    clock::init();
     workers::init();
     trigger::init(workers::wake_at_commit);
 }

@@ -1,9 +1,11 @@
-//! Statements that touch meld's triggers: a hook in front of every command that is no query.
+//! Statements that are no queries: one hook in front of each, for all in this library who want to see some.
 //!
 //! The owner of a table may drop and rename its triggers, internal ones too, so the server has to be asked not to.
-//! Those who may switch them off are superusers, who are not refused; what they did is reported, to be repaired.
+//! Those who may switch them off are superusers, who are not refused; what they did is reported, to be repaired. And
+//! the commit of a prepared transaction can be seen nowhere else before it is made.
 
 use std::ffi::{CStr, c_char};
+use std::marker::PhantomData;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 
@@ -11,33 +13,38 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::{Oid, trigger_catalog};
-use crate::log::Failure;
 
-/// What to do about a statement.
+/// Somebody who looks at statements.
 #[derive(Clone, Copy)]
-pub struct Watch {
-    /// The error for a DROP or RENAME of one of meld's triggers.
-    pub refusal: fn(trigger: &str) -> Failure,
-    /// Called after triggers were enabled or disabled.
-    pub switched: fn(),
+pub struct Watcher {
+    /// Looks at a statement before it runs, and may raise to refuse it. Whether `after` is to be called.
+    pub before: fn(Statement<'_>) -> bool,
+    /// Called after the statement, unless it failed.
+    pub after: fn(),
 }
 
-struct Hook {
-    watch: Watch,
-    before: pg_sys::ProcessUtility_hook_type,
-}
+/// As many as there are bits for in the hook's frame.
+const WATCHERS: usize = 32;
 
-static HOOK: OnceLock<Hook> = OnceLock::new();
+static WATCHERS_IN_ORDER: [OnceLock<Watcher>; WATCHERS] = [const { OnceLock::new() }; WATCHERS];
 
-/// Installs the hook. Once, while the library is loaded.
-pub fn watch(watch: Watch) {
+/// The hook that was there before.
+static BEFORE: OnceLock<pg_sys::ProcessUtility_hook_type> = OnceLock::new();
+
+/// Adds a watcher; those who came first look first. Only while the library is loaded.
+pub fn watch(watcher: Watcher) {
+    let placed = WATCHERS_IN_ORDER.iter().any(|place| place.set(watcher).is_ok());
+    debug_assert!(placed, "too many watchers");
     // SAFETY: a global that this process's only thread sets while it loads the library
     unsafe {
-        let before = pg_sys::ProcessUtility_hook;
-        if HOOK.set(Hook { watch, before }).is_ok() {
+        if BEFORE.set(pg_sys::ProcessUtility_hook).is_ok() {
             pg_sys::ProcessUtility_hook = Some(on_utility);
         }
     }
+}
+
+fn watchers() -> impl Iterator<Item = (u32, &'static Watcher)> {
+    WATCHERS_IN_ORDER.iter().map_while(OnceLock::get).enumerate().map(|(place, watcher)| (1 << place, watcher))
 }
 
 // Not pgrx's binding, which would catch errors
@@ -71,37 +78,58 @@ unsafe extern "C-unwind" fn on_utility(
 ) {
     // SAFETY: the hook of another library or the server's own function, with the arguments as they came
     unsafe {
-        let is_switch = check(planned);
-        let before = HOOK.get().and_then(|hook| hook.before);
-        match before {
+        let wanted = before(planned);
+        match BEFORE.get().copied().flatten() {
             Some(run) => run(planned, query, read_only, context, parameters, environment, receiver, completion),
             None => run_as_usual(planned, query, read_only, context, parameters, environment, receiver, completion),
         }
-        if is_switch {
-            report_switch();
+        if wanted != 0 {
+            after(wanted);
         }
     }
 }
 
-/// Refuses the statement, or says whether it switches triggers.
+/// Lets the watchers look; a bit for each that is to be called afterwards.
 #[pg_guard]
-unsafe extern "C-unwind" fn check(planned: *mut pg_sys::PlannedStmt) -> bool {
+unsafe extern "C-unwind" fn before(planned: *mut pg_sys::PlannedStmt) -> u32 {
     // SAFETY: the server's statement, which lives as long as the call
-    let statement = unsafe { (*planned).utilityStmt };
-    // SAFETY: as above
-    if let Some(name) = unsafe { own_trigger_at_stake(statement) }
-        && let Some(hook) = HOOK.get()
-    {
-        (hook.watch.refusal)(&name).raise();
-    }
-    // SAFETY: as above
-    unsafe { switches_triggers(statement) }
+    let statement = unsafe { Statement { node: (*planned).utilityStmt, call: PhantomData } };
+    watchers().filter(|(_, watcher)| (watcher.before)(statement)).fold(0, |wanted, (bit, _)| wanted | bit)
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn report_switch() {
-    if let Some(hook) = HOOK.get() {
-        (hook.watch.switched)();
+unsafe extern "C-unwind" fn after(wanted: u32) {
+    watchers().filter(|(bit, _)| wanted & bit != 0).for_each(|(_, watcher)| (watcher.after)());
+}
+
+/// A statement that is about to run.
+#[derive(Clone, Copy)]
+pub struct Statement<'a> {
+    node: *mut pg_sys::Node,
+    call: PhantomData<&'a ()>,
+}
+
+impl Statement<'_> {
+    /// The name of a trigger of meld's that it would drop or rename.
+    pub fn own_trigger_at_stake(self) -> Option<String> {
+        // SAFETY: a parsed statement that is about to be run
+        unsafe { own_trigger_at_stake(self.node) }
+    }
+
+    /// Whether it enables or disables triggers.
+    pub fn switches_triggers(self) -> bool {
+        // SAFETY: a parsed statement
+        unsafe { switches_triggers(self.node) }
+    }
+
+    /// Whether it commits a prepared transaction.
+    pub fn is_commit_prepared(self) -> bool {
+        // SAFETY: a parsed statement; the tag says what the node is
+        unsafe {
+            (*self.node).type_ == pg_sys::NodeTag::T_TransactionStmt
+                && (*self.node.cast::<pg_sys::TransactionStmt>()).kind
+                    == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
+        }
     }
 }
 

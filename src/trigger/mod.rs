@@ -16,11 +16,19 @@ use pgrx::prelude::PgSqlErrorCode;
 pub use upkeep::{Upkeep, follow_sets, repair};
 
 use crate::log::Failure;
-use crate::pg::utility::{self, Watch};
+use crate::pg::utility::{self, Statement, Watcher};
 
 /// Called when the library is loaded. `switched`: triggers were enabled or disabled in the transaction that is open.
 pub fn init(switched: fn()) {
-    utility::watch(Watch { refusal, switched });
+    utility::watch(Watcher { before: look_at, after: switched });
+}
+
+/// Refuses a statement that would take the trigger away; whether it switches triggers.
+fn look_at(statement: Statement<'_>) -> bool {
+    if let Some(trigger) = statement.own_trigger_at_stake() {
+        refusal(&trigger).raise();
+    }
+    statement.switches_triggers()
 }
 
 fn refusal(trigger: &str) -> Failure {

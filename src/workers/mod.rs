@@ -14,12 +14,15 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgXactCallbackEvent, register_xact_callback};
 
+use crate::clock;
 use crate::pg::{drops, ignored, shmem, worker};
 
 /// Called when the library is loaded: registers shared memory and the supervisor if that happens in the postmaster.
 pub fn init() {
     if worker::preloading() {
-        shmem::preload(vec![registry::reservation(), ignored::reservation()]);
+        let mut tables = vec![registry::reservation(), ignored::reservation()];
+        tables.extend(clock::reservations());
+        shmem::preload(tables);
         worker::register_static(supervisor::SUPERVISOR, Duration::from_secs(1));
         drops::on_drop_extension(wake_at_commit);
     }
