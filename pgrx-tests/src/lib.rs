@@ -13,6 +13,7 @@ pub mod audit;
 pub mod cluster;
 pub mod compare;
 pub mod environment;
+pub mod every_type;
 pub mod fault;
 pub mod log_scan;
 pub mod mesh;

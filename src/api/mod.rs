@@ -5,6 +5,7 @@
 //! happens after the commit.
 
 mod args;
+mod fetch;
 mod node;
 mod peer;
 mod repset;

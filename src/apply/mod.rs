@@ -6,6 +6,8 @@
 
 mod clock;
 mod feedback;
+#[allow(dead_code, reason = "called once the convergence rule is")]
+mod fetch;
 mod store;
 mod transaction;
 mod worker;

@@ -36,11 +36,12 @@ pub struct TextFormats {
 }
 
 impl TextFormats {
-    const SETTINGS: [(&CStr, &CStr); 5] = [
+    const SETTINGS: [(&CStr, &CStr); 6] = [
         (c"datestyle", c"ISO, YMD"),
         (c"intervalstyle", c"postgres"),
         (c"extra_float_digits", c"3"),
         (c"bytea_output", c"hex"),
+        (c"lc_monetary", c"C"),
         // names in values of reg* types are written with their schema
         (c"search_path", c""),
     ];

@@ -141,15 +141,8 @@ impl KeyIndex {
         slot: *mut pg_sys::TupleTableSlot,
         lock: RowLock,
     ) -> Look {
-        // SAFETY: see above; the scan ends before the keys go away
-        let there = unsafe {
-            let scan = begin_scan(relation, self.index, snapshot, keys.len() as i32);
-            pg_sys::index_rescan(scan, keys.as_mut_ptr(), keys.len() as i32, std::ptr::null_mut(), 0);
-            let there = pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot);
-            pg_sys::index_endscan(scan);
-            there
-        };
-        if !there {
+        // SAFETY: see above
+        if !unsafe { self.scan(relation, keys, snapshot, slot) } {
             return Look::Missing;
         }
         let mode = match lock {
@@ -175,6 +168,40 @@ impl KeyIndex {
         match result {
             pg_sys::TM_Result::TM_Ok => Look::Locked { followed: failure.traversed },
             _ => Look::Gone,
+        }
+    }
+
+    /// The row whose key is in `key`'s values as the snapshot sees it, put into `found`.
+    ///
+    /// # Safety
+    /// As for [`KeyIndex::find`]; the snapshot is an MVCC one and is registered or active.
+    pub(super) unsafe fn read(
+        &self,
+        relation: pg_sys::Relation,
+        key: *mut pg_sys::TupleTableSlot,
+        found: *mut pg_sys::TupleTableSlot,
+        snapshot: pg_sys::Snapshot,
+    ) -> bool {
+        // SAFETY: as the caller promises
+        unsafe { self.scan(relation, &mut self.scan_keys(key), snapshot, found) }
+    }
+
+    /// # Safety
+    /// As for [`KeyIndex::read`].
+    unsafe fn scan(
+        &self,
+        relation: pg_sys::Relation,
+        keys: &mut [pg_sys::ScanKeyData],
+        snapshot: pg_sys::Snapshot,
+        slot: *mut pg_sys::TupleTableSlot,
+    ) -> bool {
+        // SAFETY: as the caller promises; the scan ends before the keys go away
+        unsafe {
+            let scan = begin_scan(relation, self.index, snapshot, keys.len() as i32);
+            pg_sys::index_rescan(scan, keys.as_mut_ptr(), keys.len() as i32, std::ptr::null_mut(), 0);
+            let there = pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot);
+            pg_sys::index_endscan(scan);
+            there
         }
     }
 

@@ -28,6 +28,7 @@ mod names;
 pub mod origin;
 pub mod output;
 pub mod prepared;
+pub mod present_row;
 mod row_key;
 pub mod row_trigger;
 pub mod secret;

@@ -81,6 +81,12 @@ pub fn is_superuser() -> bool {
     unsafe { pg_sys::superuser() }
 }
 
+/// Whether the current user may read everything by way of a replication slot.
+pub fn may_replicate() -> bool {
+    // SAFETY: inside a transaction of a session with a user
+    unsafe { pg_sys::superuser() || pg_sys::has_rolreplication(pg_sys::GetUserId()) }
+}
+
 /// Gives up the snapshots that a CALL holds, as COMMIT in a procedure does, so that waiting keeps no dead rows alive.
 /// Does nothing where the caller's statement needs its snapshot afterwards.
 pub fn give_up_snapshots(call: Call) {

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use super::worker::set_for_session;
 
-const FOR_APPLY: [(&CStr, &CStr); 13] = [
+const FOR_APPLY: [(&CStr, &CStr); 16] = [
     // only triggers that are enabled for replicas fire
     (c"session_replication_role", c"replica"),
     // nothing is found by a name that somebody else may take
@@ -18,6 +18,10 @@ const FOR_APPLY: [(&CStr, &CStr); 13] = [
     (c"datestyle", c"ISO, MDY"),
     (c"intervalstyle", c"postgres"),
     (c"extra_float_digits", c"3"),
+    (c"lc_monetary", c"C"),
+    // what input functions make of a text must not depend on it either
+    (c"xmloption", c"content"),
+    (c"array_nulls", c"on"),
     (c"statement_timeout", c"0"),
     (c"lock_timeout", c"0"),
     (c"idle_in_transaction_session_timeout", c"0"),

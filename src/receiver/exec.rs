@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use super::error::LinkError;
-use super::libpq::{AnswerKind, Canceller, Connection, Want, with_signals_blocked};
+use super::libpq::{Answer, AnswerKind, Canceller, Connection, Form, Want, with_signals_blocked};
 
 /// How to wait for a socket.
 pub(super) trait Wait {
@@ -45,6 +45,9 @@ impl Deadline {
 /// A row as text; `None` is null.
 pub(super) type Row = Vec<Option<String>>;
 
+/// A row as the bytes that came; `None` is null.
+pub(super) type RawRow = Vec<Option<Vec<u8>>>;
+
 /// More than any answer that a link asks for; a server that sends more is not a provider.
 const ANSWER_LIMIT_BYTES: usize = 64 << 20;
 
@@ -64,6 +67,12 @@ pub(super) struct Session<'a> {
 pub(super) enum Outcome {
     Rows(Vec<Row>),
     /// The connection is a copy stream now.
+    CopyBoth,
+}
+
+/// How a statement ended.
+enum Ended {
+    Done,
     CopyBoth,
 }
 
@@ -87,26 +96,72 @@ impl Session<'_> {
         let text = c_string(sql)?;
         let sent = match params {
             None => self.connection.send_query(&text),
-            Some(params) => {
-                let params: Vec<Option<CString>> =
-                    params.iter().map(|param| param.map(c_string).transpose()).collect::<Result<_, _>>()?;
-                self.connection.send_query_params(&text, &params)
-            }
+            Some(params) => self.connection.send_query_params(&text, &c_params(params)?, Form::Text),
         };
+        let mut rows: Vec<Row> = Vec::new();
+        let mut held_bytes = 0;
+        let mut take = |answer: &Answer| {
+            let more = answer.rows().ok_or_else(|| LinkError::protocol("text that is not valid UTF-8"))?;
+            hold(&mut held_bytes, more.iter().flatten().flatten().map(String::len).sum(), ANSWER_LIMIT_BYTES)?;
+            rows.extend(more);
+            Ok(())
+        };
+        Ok(match self.execute(sent, &mut take, doing, deadline)? {
+            Ended::Done => Outcome::Rows(rows),
+            Ended::CopyBoth => Outcome::CopyBoth,
+        })
+    }
+
+    /// Runs a statement in the extended protocol and gives its rows as bytes, in the types' binary forms, up to so many
+    /// bytes.
+    pub fn raw_rows(
+        &mut self,
+        sql: &str,
+        params: &[Option<&str>],
+        limit_bytes: usize,
+        doing: &'static str,
+        deadline: Option<Deadline>,
+    ) -> Result<Vec<RawRow>, LinkError> {
+        let sent = self.connection.send_query_params(&c_string(sql)?, &c_params(params)?, Form::Binary);
+        let mut rows: Vec<RawRow> = Vec::new();
+        let mut held_bytes = 0;
+        let mut take = |answer: &Answer| {
+            let more = answer.raw_rows();
+            hold(&mut held_bytes, more.iter().flatten().flatten().map(Vec::len).sum(), limit_bytes)?;
+            rows.extend(more);
+            Ok(())
+        };
+        match self.execute(sent, &mut take, doing, deadline)? {
+            Ended::Done => Ok(rows),
+            Ended::CopyBoth => Err(LinkError::protocol("a copy stream instead of rows")),
+        }
+    }
+
+    /// Goes on with a statement that was sent, to its end.
+    fn execute(
+        &mut self,
+        sent: bool,
+        take: &mut dyn FnMut(&Answer) -> Result<(), LinkError>,
+        doing: &'static str,
+        deadline: Option<Deadline>,
+    ) -> Result<Ended, LinkError> {
         if !sent {
             return Err(LinkError::Closed);
         }
         let mut running = Running { session: self, done: false };
-        let outcome = running.session.finish(doing, deadline);
+        let outcome = running.session.finish(take, doing, deadline);
         // an error that the server reported, or a lost connection, has ended the statement as well
         running.done = matches!(outcome, Ok(_) | Err(LinkError::Remote(_) | LinkError::Closed));
         outcome
     }
 
-    fn finish(&mut self, doing: &'static str, deadline: Option<Deadline>) -> Result<Outcome, LinkError> {
+    fn finish(
+        &mut self,
+        take: &mut dyn FnMut(&Answer) -> Result<(), LinkError>,
+        doing: &'static str,
+        deadline: Option<Deadline>,
+    ) -> Result<Ended, LinkError> {
         self.send_all(doing, deadline)?;
-        let mut rows = Vec::new();
-        let mut held_bytes = 0;
         let mut error = None;
         loop {
             while self.connection.is_busy() {
@@ -117,15 +172,8 @@ impl Session<'_> {
             }
             let Some(answer) = self.connection.answer() else { break };
             match answer.kind() {
-                AnswerKind::Rows => {
-                    let more = answer.rows().ok_or_else(|| LinkError::protocol("text that is not valid UTF-8"))?;
-                    held_bytes += more.iter().flatten().flatten().map(String::len).sum::<usize>();
-                    if held_bytes > ANSWER_LIMIT_BYTES {
-                        return Err(LinkError::protocol("an answer that is too large"));
-                    }
-                    rows.extend(more);
-                }
-                AnswerKind::CopyBoth => return Ok(Outcome::CopyBoth),
+                AnswerKind::Rows => take(&answer)?,
+                AnswerKind::CopyBoth => return Ok(Ended::CopyBoth),
                 AnswerKind::Done => {}
                 AnswerKind::Error => {
                     let reported = answer.remote_error().map(|report| LinkError::Remote(Box::new(report)));
@@ -137,7 +185,7 @@ impl Session<'_> {
                 AnswerKind::Other => return Err(LinkError::protocol("an answer of an unknown kind")),
             }
         }
-        error.map_or(Ok(Outcome::Rows(rows)), Err)
+        error.map_or(Ok(Ended::Done), Err)
     }
 
     /// Waits until all that was queued is sent. Reads meanwhile: a server whose answers nobody takes stops reading.
@@ -192,6 +240,16 @@ fn cancel(canceller: Canceller) {
     if started.is_ok() {
         let _ = finished.recv_timeout(CANCEL_PATIENCE);
     }
+}
+
+/// Counts what an answer holds.
+fn hold(held_bytes: &mut usize, more: usize, limit_bytes: usize) -> Result<(), LinkError> {
+    *held_bytes += more;
+    if *held_bytes > limit_bytes { Err(LinkError::protocol("an answer that is too large")) } else { Ok(()) }
+}
+
+fn c_params(params: &[Option<&str>]) -> Result<Vec<Option<CString>>, LinkError> {
+    params.iter().map(|param| param.map(c_string).transpose()).collect()
 }
 
 pub(super) fn c_string(text: &str) -> Result<CString, LinkError> {

@@ -181,10 +181,14 @@ impl Connection {
     }
 
     /// Queues a statement with parameters in text form, their types chosen by the server.
-    pub fn send_query_params(&mut self, sql: &CStr, params: &[Option<CString>]) -> bool {
+    pub fn send_query_params(&mut self, sql: &CStr, params: &[Option<CString>], form: Form) -> bool {
         let Ok(count) = c_int::try_from(params.len()) else { return false };
         let values: Vec<*const c_char> =
             params.iter().map(|param| param.as_ref().map_or(ptr::null(), |text| text.as_ptr())).collect();
+        let format = match form {
+            Form::Text => 0,
+            Form::Binary => 1,
+        };
         // SAFETY: conn is alive; values has count elements, each null or NUL-terminated; all is copied. Null for types,
         // lengths and formats means chosen by the server, not needed for text, and all text
         unsafe {
@@ -196,7 +200,7 @@ impl Connection {
                 values.as_ptr(),
                 ptr::null(),
                 ptr::null(),
-                0,
+                format,
             ) == 1
                 && PQsetSingleRowMode(self.conn.as_ptr()) == 1
         }
@@ -306,6 +310,13 @@ impl Canceller {
     }
 }
 
+/// How an answer's values are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    Text,
+    Binary,
+}
+
 /// What an answer is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AnswerKind {
@@ -356,17 +367,32 @@ impl Answer {
         (0..rows).map(|row| (0..columns).map(|column| self.value(row, column)).collect()).collect()
     }
 
+    /// All rows, copied, as the bytes that came.
+    pub fn raw_rows(&self) -> Vec<Vec<Option<Vec<u8>>>> {
+        let result = self.0.as_ptr();
+        // SAFETY: the result is alive
+        let (rows, columns) = unsafe { (PQntuples(result), PQnfields(result)) };
+        let row = |row| (0..columns).map(|column| self.bytes(row, column).map(<[u8]>::to_vec)).collect();
+        (0..rows).map(row).collect()
+    }
+
     /// One value: outer `None` when it is not UTF-8, inner for null.
     fn value(&self, row: c_int, column: c_int) -> Option<Option<String>> {
+        match self.bytes(row, column) {
+            None => Some(None),
+            Some(bytes) => Some(Some(std::str::from_utf8(bytes).ok()?.to_owned())),
+        }
+    }
+
+    fn bytes(&self, row: c_int, column: c_int) -> Option<&[u8]> {
         let result = self.0.as_ptr();
         // SAFETY: the result is alive; row and column are within its bounds; value has length bytes until PQclear
-        let bytes = unsafe {
+        unsafe {
             if PQgetisnull(result, row, column) != 0 {
-                return Some(None);
+                return None;
             }
             let length = usize::try_from(PQgetlength(result, row, column)).unwrap_or(0);
-            std::slice::from_raw_parts(PQgetvalue(result, row, column).cast::<u8>(), length)
-        };
-        Some(Some(std::str::from_utf8(bytes).ok()?.to_owned()))
+            Some(std::slice::from_raw_parts(PQgetvalue(result, row, column).cast::<u8>(), length))
+        }
     }
 }

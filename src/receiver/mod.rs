@@ -22,13 +22,14 @@
 //! and what is received twice is the worker's to recognize by its origin.
 //!
 //! Files: `link` the worker's handle; `thread` connecting to making the slot; `stream` streaming; `queue`; `connect` and
-//! `exec` what links and queries have in common; `query`; `error`; `libpq` the fence around everything unsafe.
+//! `exec` what links and queries have in common; `query`; `inquiry` questions on a connection that is kept; `error`; `libpq` the fence around everything unsafe.
 
 mod connect;
 mod error;
 mod exec;
 #[cfg(test)]
 mod fake;
+mod inquiry;
 mod libpq;
 mod link;
 mod query;
@@ -46,6 +47,7 @@ use meld_core::wire::{Message, StartOptions};
 
 pub use connect::{check_dsn, shown_dsn};
 pub use error::{LinkError, Place, RemoteError};
+pub use inquiry::Inquiry;
 pub use link::Link;
 pub use query::query;
 

@@ -37,8 +37,8 @@ pub fn query(
 }
 
 /// A backend's way to wait.
-struct Backend<'a> {
-    interrupted: &'a mut dyn FnMut(),
+pub(super) struct Backend<'a> {
+    pub interrupted: &'a mut dyn FnMut(),
 }
 
 impl Wait for Backend<'_> {

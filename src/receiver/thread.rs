@@ -33,7 +33,7 @@ impl Default for Tuning {
 
 /// Makes the session's answers independent of how the provider is configured: names in full, values in the one form
 /// that every server reads, no statement stopped by a time-out that was meant for applications.
-const SESSION_SETTINGS: &str = "SELECT pg_catalog.set_config('search_path', '', false); \
+pub(super) const SESSION_SETTINGS: &str = "SELECT pg_catalog.set_config('search_path', '', false); \
      SET datestyle TO 'ISO'; SET intervalstyle TO 'postgres'; SET extra_float_digits TO 3; \
      SET statement_timeout TO 0; SET lock_timeout TO 0";
 
@@ -65,7 +65,7 @@ fn run_inner(
     };
     let mut session = connect(&target, &mut wait, None)?;
     let status_interval = prepare(&mut session, options)?;
-    let (provider, server_version) = identity(&mut session, options)?;
+    let (provider, server_version) = identity(&mut session, Deadline::after(options.connect_timeout))?;
     check(&provider, options)?;
     events.event(Event::Connected { provider, server_version });
     let start = start_clause(&mut session, options)?;
@@ -92,8 +92,8 @@ fn prepare(session: &mut Session<'_>, options: &LinkOptions) -> Result<Duration,
     Ok(if often.is_zero() { options.status_interval } else { options.status_interval.min(often) })
 }
 
-fn identity(session: &mut Session<'_>, options: &LinkOptions) -> Result<(NodeIdentity, u32), LinkError> {
-    let deadline = Deadline::after(options.connect_timeout);
+/// Asks the provider who it is, and of what version its server.
+pub(super) fn identity(session: &mut Session<'_>, deadline: Deadline) -> Result<(NodeIdentity, u32), LinkError> {
     let rows = session.rows(IDENTITY, "asking the provider who it is", Some(deadline))?;
     rows.first()
         .filter(|_| rows.len() == 1)
@@ -116,12 +116,14 @@ fn parse_identity(row: &Row) -> Option<(NodeIdentity, u32)> {
 
 fn check(provider: &NodeIdentity, options: &LinkOptions) -> Result<(), LinkError> {
     check_distinct(&options.start.node, provider)?;
-    match &options.expected_provider {
-        Some(expected) if !is_same_node(expected, provider) => {
-            Err(LinkError::WrongProvider { expected: Box::new(expected.clone()), found: Box::new(provider.clone()) })
-        }
-        Some(_) | None => Ok(()),
+    options.expected_provider.as_ref().map_or(Ok(()), |expected| check_provider(expected, provider))
+}
+
+pub(super) fn check_provider(expected: &NodeIdentity, found: &NodeIdentity) -> Result<(), LinkError> {
+    if is_same_node(expected, found) {
+        return Ok(());
     }
+    Err(LinkError::WrongProvider { expected: Box::new(expected.clone()), found: Box::new(found.clone()) })
 }
 
 /// The snowflake number is a setting and may change.

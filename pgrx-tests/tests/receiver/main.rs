@@ -6,6 +6,7 @@
 mod receiver;
 
 mod connecting;
+mod fetching;
 mod queries;
 mod streaming;
 
