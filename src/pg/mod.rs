@@ -19,6 +19,7 @@ pub mod decoding_session;
 pub mod drops;
 pub mod entry;
 pub mod executor;
+pub mod foreign_keys;
 pub mod historic;
 pub mod ignored;
 pub mod invalidation;
