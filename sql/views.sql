@@ -74,6 +74,12 @@ BEGIN
     DELETE FROM meld.replication_set_table t
      USING pg_event_trigger_dropped_objects() d
      WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.set_reloid = d.objid;
+    DELETE FROM meld.tombstone t
+     USING pg_event_trigger_dropped_objects() d
+     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.relid = d.objid;
+    DELETE FROM meld.row_stamp_override t
+     USING pg_event_trigger_dropped_objects() d
+     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.relid = d.objid;
 END
 $$;
 COMMENT ON FUNCTION meld.forget_dropped_tables() IS 'takes dropped tables out of their replication sets';

@@ -24,7 +24,8 @@ use pgrx::prelude::*;
 pg_module_magic!();
 
 extension_sql_file!("../sql/catalog.sql", name = "catalog", bootstrap);
-extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["catalog"]);
+extension_sql_file!("../sql/state.sql", name = "state", requires = ["catalog"]);
+extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["state"]);
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["functions"]);
 
 /// Runs once in each process that loads the library: in the postmaster when it is preloaded, else in a backend.

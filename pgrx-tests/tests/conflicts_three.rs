@@ -47,7 +47,7 @@ fn the_third_node_may_hear_of_a_conflict_in_any_order() {
             resolutions::of(n3, "t").into_iter().map(|r| format!("{} {}", r.conflict, r.resolution)).collect();
         let expected = match order {
             [1, 2] => {
-                ["insert_exists apply_remote", "update_origin_differs apply_remote", "update_missing apply_remote"]
+                ["insert_exists apply_remote", "update_origin_differs apply_remote", "update_deleted apply_remote"]
             }
             _ => ["insert_exists keep_local", "update_origin_differs keep_local", "delete_exists keep_local"],
         };

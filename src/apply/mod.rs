@@ -1,13 +1,21 @@
 //! Applying a peer's transactions. Runs in the apply worker, one for each subscription.
 //!
-//! `worker` takes events from the receiver's queue and hands each change to the open `transaction`, which opens the
-//! local tables and asks `meld_core::apply` for the decision over `store`, the heap. `clock` makes a commit wait until
-//! its stamp is in this node's past. `feedback` tracks what is durable here; only that is reported to the provider.
+//! `worker` takes events from the receiver's queue and hands each message to the open `transaction`, which tries it
+//! (`step`) on the local `tables` by the rule of `meld_core::converge` over `store`, the heap. What has to be committed
+//! first is done in `own`; `kept` remembers what has come, to be applied again after that. `fetch` reads rows from the
+//! provider, `fetched` keeps them, `row` names them. `clock` makes a commit wait until its stamp is in this node's past.
+//! `feedback` tracks what is durable here; only that is reported to the provider.
 
 mod clock;
 mod feedback;
-#[allow(dead_code, reason = "called once the convergence rule is")]
 mod fetch;
+mod fetched;
+mod kept;
+mod own;
+mod row;
+mod step;
 mod store;
+mod tables;
 mod transaction;
+mod truncate;
 mod worker;

@@ -1,33 +1,60 @@
 //! One remote transaction on its way into the local database.
 //!
-//! Outside -> `begin` -> changes -> `commit`. The local transaction starts with the first change, so that a remote one
-//! without changes costs nothing; tables are opened at their first change and stay open until the commit. An error
-//! anywhere unwinds to the worker, which ends; the local transaction aborts with it, and the provider sends the remote
-//! one again.
+//! ```text
+//! new -> apply ... -> commit
+//!          |            |
+//!          +-- start again from the first change, as often as something has to come first --+
+//! ```
+//!
+//! The local transaction starts with the first change, so that a remote one without changes costs nothing. The rule of
+//! `core::converge` may ask for a removal: then the local transaction is aborted, the removal committed as one of this
+//! node's own (`own`), and all that has come so far is applied again. The same, without the removal, follows an error that
+//! may not come again, such as a deadlock. Any other error goes to the worker, which ends; the provider sends the
+//! transaction again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
+use std::time::Duration;
 
-use meld_core::apply::{Change, Operation, Outcome, Replaced, apply_change};
 use meld_core::conflict::ConflictType;
+use meld_core::converge::{First, Operation, Outcome};
 use meld_core::ids::RelId;
-use meld_core::time::Stamp;
-use meld_core::value::Tuple;
-use meld_core::wire::{Begin, Commit, Delete, Insert, RelationDescription, Truncate, Update};
+use meld_core::time::{Stamp, Timestamp};
+use meld_core::wire::{Begin, Commit, Message, RelationDescription};
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::clock::wait_until_past;
-use super::store::{HeapStore, RemoteContext};
-use crate::conflict::writers::Writers;
+use super::fetch::Fetcher;
+use super::fetched::Fetched;
+use super::kept::Kept;
+use super::own;
+use super::row::Row;
+use super::step;
+use super::store::RemoteContext;
+use super::tables::Tables;
+use crate::conflict::Writers;
 use crate::log::{Failure, Result};
-use crate::pg::Snapshots;
-use crate::pg::executor::{ChangeMemory, fire_triggers_at_once};
-use crate::pg::origin;
-use crate::pg::target::Target;
-use crate::pg::truncate::truncate_tables;
-use crate::pg::xact::Xact;
+use crate::pg::trap::trap;
+use crate::pg::{origin, worker};
+use crate::settings;
 
 /// Descriptions of the stream's relations, by the provider's oid.
-pub type Relations = HashMap<RelId, RelationDescription>;
+pub type Relations = HashMap<RelId, Rc<RelationDescription>>;
+
+/// How often a transaction is tried again after an error, each time after twice the pause.
+const RETRIES: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// How often something may have to come first. Each time a version of a row goes for good, but users write new ones.
+const ROUNDS: u32 = 1000;
+
+/// What a transaction needs of the worker.
+pub struct Surroundings<'w> {
+    pub relations: &'w mut Relations,
+    pub writers: &'w mut Writers,
+    pub fetcher: &'w mut Fetcher,
+    /// Whatever was committed anywhere up to this has been applied at the provider before it wrote the transaction.
+    pub seen_by_origin: Timestamp,
+}
 
 /// What a transaction did, for the statistics.
 #[derive(Default, Debug)]
@@ -42,200 +69,196 @@ pub struct Counts {
 pub struct RemoteTransaction {
     pub begin: Begin,
     pub counts: Counts,
-    local: Option<Local>,
+    /// What is being done, for the report of an error.
+    pub doing: Option<(Operation, RelId)>,
+    tables: Option<Tables>,
+    kept: Kept,
+    /// Relations that the transaction described anew, as they were known before.
+    redescribed: Vec<(RelId, Rc<RelationDescription>)>,
+    fetched: Fetched,
+    /// Tables on which nobody else may be at work in the next try.
+    alone: BTreeSet<RelId>,
+    /// Of removals that were committed on the way.
+    removals: Vec<ConflictType>,
+    rounds: u32,
+    retries: u32,
 }
 
-/// Its local half: a transaction with the tables that were written to, which are closed before it ends.
-struct Local {
-    xact: Xact,
-    memory: ChangeMemory,
-    targets: HashMap<RelId, Target>,
-    /// Deferred triggers were told to fire at their rows.
-    is_immediate: bool,
-}
-
-impl Local {
-    fn begin() -> Local {
-        let xact = Xact::begin();
-        let memory = ChangeMemory::new(&xact);
-        Local { xact, memory, targets: HashMap::new(), is_immediate: false }
-    }
-
-    /// The table of a relation, opened if it is not open.
-    fn target(&mut self, relation: RelId, relations: &Relations) -> Result<(&mut Target, &ChangeMemory)> {
-        if !self.targets.contains_key(&relation) {
-            let target = Target::open(&self.xact, describe(relations, relation)?)?;
-            if target.has_triggers() && !self.is_immediate {
-                fire_triggers_at_once(&self.xact);
-                self.is_immediate = true;
-            }
-            self.targets.insert(relation, target);
-        }
-        let Some(target) = self.targets.get_mut(&relation) else { unreachable!("opened above") };
-        Ok((target, &self.memory))
-    }
-
-    fn close_targets(&mut self) {
-        self.targets.drain().for_each(|(_, target)| target.close());
-    }
-}
-
-/// One change of a remote transaction.
-#[derive(Debug)]
-pub enum RowChange<'a> {
-    Insert(&'a Insert),
-    Update(&'a Update),
-    Delete(&'a Delete),
-}
-
-impl RowChange<'_> {
-    pub fn relation(&self) -> RelId {
-        match self {
-            RowChange::Insert(change) => change.relation,
-            RowChange::Update(change) => change.relation,
-            RowChange::Delete(change) => change.relation,
-        }
-    }
-
-    pub fn operation(&self) -> Operation {
-        match self {
-            RowChange::Insert(_) => Operation::Insert,
-            RowChange::Update(_) => Operation::Update,
-            RowChange::Delete(_) => Operation::Delete,
-        }
-    }
+/// Where a try ended.
+enum Try {
+    Done,
+    Committed,
+    /// There was nothing to commit.
+    Empty,
+    First(Vec<First<Row>>),
+    Busy(BTreeSet<RelId>),
 }
 
 impl RemoteTransaction {
     pub fn new(begin: Begin) -> RemoteTransaction {
-        RemoteTransaction { begin, counts: Counts::default(), local: None }
-    }
-
-    fn stamp(&self) -> Stamp {
-        Stamp { commit_ts: self.begin.commit_ts, node: self.begin.origin }
-    }
-
-    /// Applies one change of a row.
-    pub fn apply(&mut self, change: &RowChange<'_>, relations: &Relations, writers: &mut Writers) -> Result<()> {
-        let remote = RemoteContext { stamp: self.stamp(), commit_lsn: self.begin.commit_lsn, xid: self.begin.xid };
-        let local = self.local.get_or_insert_with(Local::begin);
-        let (target, memory) = local.target(change.relation(), relations)?;
-        let mut step = Step { target, memory, writers, remote, conflicts: &mut self.counts.conflicts };
-        match change {
-            RowChange::Insert(insert) => {
-                self.counts.inserts += 1;
-                step.run(Operation::Insert, Replaced::Own, &insert.new)
-            }
-            RowChange::Delete(delete) => {
-                self.counts.deletes += 1;
-                step.run(Operation::Delete, delete.replaced, &delete.key)
-            }
-            RowChange::Update(update) => {
-                self.counts.updates += 1;
-                match &update.old_key {
-                    None => step.run(Operation::Update, update.replaced, &update.new),
-                    // a row with a new key is a new row: what the old one had must not decide about it
-                    Some(old_key) => {
-                        let completed = step.complete(old_key, &update.new)?;
-                        step.run(Operation::Delete, update.replaced, old_key)?;
-                        step.run(Operation::Insert, Replaced::Own, completed.as_ref().unwrap_or(&update.new))
-                    }
-                }
-            }
+        RemoteTransaction {
+            begin,
+            counts: Counts::default(),
+            doing: None,
+            tables: None,
+            kept: Kept::default(),
+            redescribed: Vec::new(),
+            fetched: Fetched::default(),
+            alone: BTreeSet::new(),
+            removals: Vec::new(),
+            rounds: 0,
+            retries: 0,
         }
     }
 
-    /// Empties the tables.
-    pub fn truncate(&mut self, truncate: &Truncate, relations: &Relations) -> Result<()> {
-        let local = self.local.get_or_insert_with(Local::begin);
-        // a table that is to be truncated must not be open
-        local.close_targets();
-        let tables = truncate.relations.iter().map(|&id| describe(relations, id)).collect::<Result<Vec<_>>>()?;
-        local.xact.with_snapshot(|| truncate_tables(&local.xact, &tables))
+    fn remote(&self) -> RemoteContext {
+        let stamp = Stamp { commit_ts: self.begin.commit_ts, node: self.begin.origin };
+        RemoteContext { stamp, commit_lsn: self.begin.commit_lsn, xid: self.begin.xid }
+    }
+
+    /// Applies the next change.
+    pub fn apply(&mut self, message: Message, around: &mut Surroundings<'_>) -> Result<()> {
+        let limit_bytes = settings::APPLY_QUEUE_SIZE_KB.get() as usize * 1024;
+        let from = self.kept.push(message, limit_bytes);
+        self.run(from, None, around).map(|_| ())
     }
 
     /// Commits under the remote's timestamp and position. Returns whether there was anything to commit.
-    pub fn commit(self, commit: &Commit) -> Result<(bool, Counts)> {
-        let Some(mut local) = self.local else { return Ok((false, self.counts)) };
-        wait_until_past(commit.commit_ts, self.begin.origin)?;
-        local.close_targets();
-        origin::stamp_transaction(&local.xact, commit.end_lsn, commit.commit_ts);
-        local.xact.commit();
-        Ok((true, self.counts))
+    pub fn commit(&mut self, commit: &Commit, around: &mut Surroundings<'_>) -> Result<bool> {
+        let from = usize::MAX;
+        let committed = self.run(from, Some(commit), around)?;
+        self.counts.conflicts.append(&mut self.removals);
+        Ok(committed)
     }
 
-    /// The relation's description changed: its table is opened anew at the next change.
-    pub fn forget(&mut self, relation: RelId) {
-        let Some(local) = &mut self.local else { return };
-        if let Some(target) = local.targets.remove(&relation) {
-            target.close();
+    /// Applies what has come from a place on, and commits it if that is all; from the start again if it must be.
+    fn run(&mut self, mut from: usize, commit: Option<&Commit>, around: &mut Surroundings<'_>) -> Result<bool> {
+        loop {
+            let outcome = trap(|| self.attempt(from, commit, around));
+            match outcome {
+                Ok(Try::Done | Try::Empty) => return Ok(false),
+                Ok(Try::Committed) => return Ok(true),
+                Ok(Try::First(first)) => {
+                    self.abort();
+                    self.carry_out(&first, around)?;
+                }
+                Ok(Try::Busy(tables)) => {
+                    self.abort();
+                    self.alone.extend(tables);
+                }
+                Err(failure) => {
+                    // it was aborted with the error
+                    self.tables = None;
+                    self.pause_or_give_up(failure)?;
+                }
+            }
+            from = 0;
+            self.counts = Counts::default();
+            self.rounds += 1;
+            while let Some((relation, before)) = self.redescribed.pop() {
+                around.relations.insert(relation, before);
+            }
+            if self.kept.is_cut() || self.rounds > ROUNDS {
+                return Err(again());
+            }
         }
     }
-}
 
-/// One change on its table.
-struct Step<'s> {
-    target: &'s mut Target,
-    memory: &'s ChangeMemory,
-    writers: &'s mut Writers,
-    remote: RemoteContext,
-    conflicts: &'s mut Vec<ConflictType>,
-}
-
-impl Step<'_> {
-    fn run(&mut self, operation: Operation, replaced: Replaced, row: &Tuple) -> Result<()> {
-        self.target.begin_change(self.memory);
-        self.target.read(row)?;
-        let mut store = HeapStore {
-            target: self.target,
-            operation,
-            writers: self.writers,
-            remote: self.remote,
-            conflicts: self.conflicts,
-        };
-        let outcome = apply_change(Change { operation, stamp: self.remote.stamp, replaced }, &mut store)?;
-        if outcome == Outcome::Undecided {
-            return Err(self.undecided());
+    fn attempt(&mut self, from: usize, commit: Option<&Commit>, around: &mut Surroundings<'_>) -> Result<Try> {
+        let remote = self.remote();
+        for message in self.kept.from(from) {
+            if let Message::Relation(description) = message {
+                if let Some(tables) = &mut self.tables {
+                    tables.forget(description.id);
+                }
+                if let Some(before) = around.relations.insert(description.id, Rc::new(description.clone())) {
+                    self.redescribed.push((description.id, before));
+                }
+                continue;
+            }
+            let tables = match &mut self.tables {
+                Some(tables) => tables,
+                None => self.tables.insert(Tables::begin(&self.alone)?),
+            };
+            let mut step = step::Step {
+                tables,
+                around,
+                fetched: &mut self.fetched,
+                remote,
+                counts: &mut self.counts,
+                doing: &mut self.doing,
+            };
+            match step.apply(message)? {
+                Outcome::Applied | Outcome::Ignored => {}
+                Outcome::First(first) => return Ok(Try::First(first)),
+                Outcome::Undecided => return Err(step.undecided()),
+                Outcome::Violation(orphan) => return Err(step.violation(&orphan)),
+            }
         }
-        self.target.end_change(self.memory);
+        match commit {
+            None => Ok(Try::Done),
+            Some(commit) => self.finish(commit),
+        }
+    }
+
+    fn finish(&mut self, commit: &Commit) -> Result<Try> {
+        let Some(tables) = &mut self.tables else { return Ok(Try::Empty) };
+        let own = Stamp { commit_ts: commit.commit_ts, node: self.begin.origin };
+        let latest = self.fetched.latest().map_or(own, |fetched| fetched.max(own));
+        wait_until_past(latest.commit_ts, latest.node)?;
+        if let Err(busy) = tables.check_dead()? {
+            return Ok(Try::Busy(busy));
+        }
+        if let Some(tables) = self.tables.take() {
+            let xact = tables.close();
+            origin::stamp_transaction(&xact, commit.end_lsn, commit.commit_ts);
+            xact.commit();
+        }
+        Ok(Try::Committed)
+    }
+
+    fn carry_out(&mut self, first: &[First<Row>], around: &mut Surroundings<'_>) -> Result<()> {
+        let mut conflicts = Vec::new();
+        let remote = self.remote();
+        if !own::carry_out(first, remote, &mut self.fetched, around, &mut conflicts)? {
+            return Err(step::undecided_before("a row that has to be removed"));
+        }
+        self.removals.append(&mut conflicts);
         Ok(())
     }
 
-    /// The new row of an update that changed the key, with the values that the stream left out taken from the old row.
-    /// `None` if there are none.
-    fn complete(&mut self, old_key: &Tuple, new: &Tuple) -> Result<Option<Tuple>> {
-        if !new.has_unchanged() {
-            return Ok(None);
+    fn abort(&mut self) {
+        if let Some(tables) = self.tables.take() {
+            tables.abort();
         }
-        self.target.begin_change(self.memory);
-        self.target.read(old_key)?;
-        let completed = match self.target.find(true, Snapshots::FromActive)? {
-            None => None,
-            Some(_) => Some(self.target.fill_unchanged(new)),
-        };
-        self.target.end_change(self.memory);
-        Ok(completed)
     }
 
-    fn undecided(&self) -> Failure {
-        Failure::new(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!(
-                "cannot tell whether a row of \"{}.{}\" is older than the change that meets it",
-                self.target.schema(),
-                self.target.name()
-            ),
-        )
-        .detail("The server has forgotten when the row was written, and the change is as old as that.")
-        .hint("Decide by hand which of the two shall stay: update the row here to keep it, or delete it to let the change in.")
+    /// After an error: returns if the transaction is to be tried again.
+    fn pause_or_give_up(&mut self, failure: Failure) -> Result<()> {
+        if !may_pass(&failure) || self.retries >= RETRIES || worker::shutdown_requested() {
+            return Err(failure);
+        }
+        let pause = FIRST_PAUSE * 2_u32.pow(self.retries);
+        self.retries += 1;
+        if worker::wait(None, Some(pause)).shutdown {
+            return Err(failure);
+        }
+        Ok(())
     }
 }
 
-fn describe(relations: &Relations, id: RelId) -> Result<&RelationDescription> {
-    relations.get(&id).ok_or_else(|| {
-        Failure::new(
-            PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
-            format!("change of relation {} that the stream did not describe", id.0),
-        )
-    })
+/// Whether the same work may succeed when it is done again at once: others were in its way.
+fn may_pass(failure: &Failure) -> bool {
+    let sqlstate = failure.sqlstate();
+    // also a unique or exclusion violation: where the rule looked, somebody has put a row since
+    sqlstate.starts_with("40") || matches!(sqlstate.as_str(), "55P03" | "23505" | "23P01")
+}
+
+fn again() -> Failure {
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "transaction has to be received again to be applied again",
+    )
+    .detail("A conflict was resolved by a removal that had to be committed first, and the transaction is too large to be kept in memory meanwhile.")
+    .hint("This comes to an end by itself. A larger meld.apply_queue_size avoids it.")
 }

@@ -10,18 +10,18 @@
 //! starts a new worker, which the provider sends everything again that was not durable. SIGTERM ends it at the next
 //! event.
 
+use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use meld_core::apply::Operation;
-use meld_core::ids::RelId;
 use meld_core::lsn::Lsn;
 use meld_core::time::Timestamp;
-use meld_core::wire::{LogicalMessage, Message, SUPPORTED, StartOptions, Startup, Update};
+use meld_core::wire::{LogicalMessage, Message, SUPPORTED, StartOptions, Startup};
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::feedback::Feedback;
-use super::transaction::{Counts, Relations, RemoteTransaction, RowChange};
+use super::fetch::Fetcher;
+use super::transaction::{Counts, Relations, RemoteTransaction, Surroundings};
 use crate::catalog;
 use crate::catalog::node::Node;
 use crate::catalog::subscription::Subscription;
@@ -49,11 +49,10 @@ struct Worker {
     local: Node,
     writers: Writers,
     relations: Relations,
+    fetcher: Fetcher,
     transaction: Option<RemoteTransaction>,
     feedback: Feedback,
     link: Link,
-    /// What is being done, for the report of an error.
-    doing: Option<(Operation, RelId)>,
 }
 
 /// Runs the worker of a registry slot until it is stopped or fails.
@@ -114,10 +113,10 @@ impl Worker {
             local,
             writers,
             relations: Relations::new(),
+            fetcher: Fetcher::new(&subscription),
             transaction: None,
             feedback: Feedback::new(from),
             link,
-            doing: None,
             subscription,
         }))
     }
@@ -209,30 +208,31 @@ impl Worker {
                 self.transaction = Some(RemoteTransaction::new(begin));
                 Ok(())
             }
-            Message::Relation(description) => {
-                if let Some(transaction) = &mut self.transaction {
-                    transaction.forget(description.id);
-                }
-                self.relations.insert(description.id, description);
+            Message::Relation(description) if self.transaction.is_none() => {
+                self.relations.insert(description.id, Rc::new(description));
                 Ok(())
             }
-            Message::Insert(insert) => self.row(&RowChange::Insert(&insert)),
-            Message::Update(Update { old_counters: Some(_), .. }) => Err(not_yet("a change of a delta column")),
-            Message::Update(update) => self.row(&RowChange::Update(&update)),
-            Message::Delete(delete) => self.row(&RowChange::Delete(&delete)),
-            Message::Truncate(truncate) => {
-                let Some(transaction) = &mut self.transaction else { return Err(outside("a truncate")) };
-                transaction.truncate(&truncate, &self.relations)
+            Message::Relation(_)
+            | Message::Insert(_)
+            | Message::Update(_)
+            | Message::Delete(_)
+            | Message::Truncate(_)
+            | Message::Removal(_)
+            | Message::Void(_)
+            | Message::Contribution(_) => {
+                self.with_transaction("a change", |transaction, around| transaction.apply(message, around))
             }
             Message::Commit(commit) => {
-                let Some(transaction) = self.transaction.take() else { return Err(outside("a commit")) };
-                let (committed, counts) = transaction.commit(&commit)?;
+                let committed =
+                    self.with_transaction("a commit", |transaction, around| transaction.commit(&commit, around))?;
                 if committed {
                     self.feedback.committed(commit.end_lsn, origin::last_commit_end());
                 } else {
                     self.feedback.passed(commit.end_lsn);
                 }
-                self.count(&counts, commit.commit_ts);
+                if let Some(transaction) = self.transaction.take() {
+                    self.count(&transaction.counts, commit.commit_ts);
+                }
                 Ok(())
             }
             Message::Logical(LogicalMessage::SyncEvent { lsn }) => {
@@ -245,16 +245,22 @@ impl Worker {
             Message::Logical(LogicalMessage::Removal(_)) => Err(outside("the note of a removal")),
             Message::Logical(LogicalMessage::Void(_)) => Err(outside("the note of a void")),
             Message::Logical(LogicalMessage::Contribution(_)) => Err(outside("the note of a contribution")),
-            Message::Removal(_) => Err(not_yet("a removal")),
-            Message::Void(_) => Err(not_yet("a void")),
-            Message::Contribution(_) => Err(not_yet("a contribution")),
         }
     }
 
-    fn row(&mut self, change: &RowChange<'_>) -> Result<()> {
-        let Some(transaction) = &mut self.transaction else { return Err(outside("a change")) };
-        self.doing = Some((change.operation(), change.relation()));
-        transaction.apply(change, &self.relations, &mut self.writers)
+    fn with_transaction<T>(
+        &mut self,
+        what: &str,
+        work: impl FnOnce(&mut RemoteTransaction, &mut Surroundings<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let Some(transaction) = &mut self.transaction else { return Err(outside(what)) };
+        let mut around = Surroundings {
+            relations: &mut self.relations,
+            writers: &mut self.writers,
+            fetcher: &mut self.fetcher,
+            seen_by_origin: Timestamp::MIN,
+        };
+        work(transaction, &mut around)
     }
 
     fn check_startup(&self, startup: &Startup) -> Result<()> {
@@ -290,7 +296,7 @@ impl Worker {
         let Some(transaction) = &self.transaction else { return failure };
         let begin = &transaction.begin;
         let mut context = String::new();
-        if let Some((operation, relation)) = self.doing
+        if let Some((operation, relation)) = transaction.doing
             && let Some(table) = self.relations.get(&relation)
         {
             context = format!("{operation:?} of \"{}.{}\" in ", table.schema, table.name).to_lowercase();
@@ -333,9 +339,4 @@ fn link_options(subscription: &Subscription, local: &Node, from: Lsn) -> LinkOpt
 
 fn outside(what: &str) -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION, format!("{what} arrived outside of a transaction"))
-}
-
-fn not_yet(what: &str) -> Failure {
-    Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, format!("cannot apply {what}"))
-        .hint("Update meld on this node.")
 }

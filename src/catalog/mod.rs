@@ -3,10 +3,6 @@
 //! Every function runs queries through SPI, inside an open transaction with an active snapshot. Reads see what that
 //! snapshot sees until the transaction has written something, then what the last statement left.
 
-#[allow(dead_code, reason = "called once the convergence rule is")]
-pub mod foreign_key;
-#[cfg(any(test, feature = "pg_test"))]
-mod foreign_key_tests;
 pub mod node;
 pub mod origin;
 mod query;

@@ -4,7 +4,11 @@
 //! Runs in the apply worker, inside the transaction in which the conflict was decided: the history commits with what it
 //! tells of, or not at all. `writers` gives stamps wherever one is needed.
 
+pub mod gate;
 mod history;
+pub mod overrides;
+pub mod tombstones;
 pub mod writers;
 
 pub use history::{ConflictRecord, Version, record};
+pub use writers::Writers;

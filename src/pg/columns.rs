@@ -92,29 +92,10 @@ impl ColumnMap {
         self.remote_of.get(local).copied().flatten().is_some_and(|remote| self.is_remote_key[remote])
     }
 
-    /// The tuple with the values that it leaves out printed from a local row.
-    ///
-    /// # Safety
-    /// `values` and `nulls` are a local row's; inside a transaction.
-    pub(super) unsafe fn fill(&self, tuple: &Tuple, values: *const pg_sys::Datum, nulls: *const bool) -> Tuple {
-        let mut filled = Tuple::with_capacity(tuple.len(), tuple.size_bytes());
-        for (column, value) in self.columns.iter().zip(tuple.values()) {
-            // SAFETY: as the caller promises; what is printed is copied at once
-            unsafe {
-                if value != Value::Unchanged {
-                    filled.push(value);
-                } else {
-                    filled.push(column.print(values, nulls));
-                }
-            }
-        }
-        filled
-    }
-
     /// These columns of a local row as a tuple of the stream, as text, with null for all others.
     ///
     /// # Safety
-    /// As for [`ColumnMap::fill`].
+    /// `values` and `nulls` are a local row's; inside a transaction.
     pub(super) unsafe fn print(&self, wanted: &[usize], values: *const pg_sys::Datum, nulls: *const bool) -> Tuple {
         let mut tuple = Tuple::with_capacity(self.columns.len(), 0);
         for column in &self.columns {

@@ -8,34 +8,54 @@ use std::slice;
 use meld_core::fingerprint::Fingerprint;
 use pgrx::pg_sys;
 
-/// Numbers of the columns by which a peer finds a row: those of the replica identity index, which is the primary key
-/// unless another was set. With REPLICA IDENTITY FULL the primary key, too. None with NOTHING: WAL does not tell which
-/// row was deleted.
+/// Numbers of the columns by which a peer finds a row.
 ///
 /// # Safety
 /// An open relation, in a transaction.
 pub(super) unsafe fn key_attributes(relation: pg_sys::Relation) -> Vec<pg_sys::AttrNumber> {
+    // SAFETY: see above; the array has at least so many elements
+    unsafe {
+        with_index(key_index(relation), |index| {
+            let form = &*(*index).rd_index;
+            Some(form.indkey.values.as_slice(form.indnkeyatts as usize).to_vec())
+        })
+        .unwrap_or_default()
+    }
+}
+
+/// The index by which a peer finds a row: the replica identity index, which is the primary key unless another was set.
+/// With REPLICA IDENTITY FULL the primary key, too. `InvalidOid` with NOTHING: WAL does not tell which row was deleted.
+///
+/// # Safety
+/// An open relation, in a transaction.
+pub(super) unsafe fn key_index(relation: pg_sys::Relation) -> pg_sys::Oid {
     // SAFETY: see above; both calls read the relation's cached list of indexes, or build it
-    let index = unsafe {
+    unsafe {
         match (*(*relation).rd_rel).relreplident as u8 {
             pg_sys::REPLICA_IDENTITY_NOTHING => pg_sys::InvalidOid,
             pg_sys::REPLICA_IDENTITY_FULL => primary_key_index(relation),
             _ => pg_sys::RelationGetReplicaIndex(relation),
         }
-    };
-    if index == pg_sys::InvalidOid {
-        return Vec::new();
     }
-    // SAFETY: a cache entry of an index is held for two reads and given back; the array has at least so many elements
+}
+
+/// Looks at an index, if there is one.
+///
+/// # Safety
+/// In a transaction; the index's table is open.
+pub(super) unsafe fn with_index<T>(index: pg_sys::Oid, look: impl FnOnce(pg_sys::Relation) -> Option<T>) -> Option<T> {
+    if index == pg_sys::InvalidOid {
+        return None;
+    }
+    // SAFETY: a cache entry is held while it is looked at, and given back; an error lets go of it, too
     unsafe {
         let index = pg_sys::RelationIdGetRelation(index);
         if index.is_null() {
-            return Vec::new();
+            return None;
         }
-        let form = &*(*index).rd_index;
-        let attributes = form.indkey.values.as_slice(form.indnkeyatts as usize).to_vec();
+        let result = look(index);
         pg_sys::RelationClose(index);
-        attributes
+        result
     }
 }
 

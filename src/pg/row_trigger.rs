@@ -130,5 +130,8 @@ impl<'a> OldRow<'a> {
 /// Whether this session replays what was written elsewhere: meld's apply workers do, and those of others.
 pub fn is_replaying() -> bool {
     // SAFETY: reads a global of this process
-    unsafe { pg_sys::replorigin_session_origin != pg_sys::InvalidRepOriginId as pg_sys::RepOriginId }
+    let under_origin =
+        unsafe { pg_sys::replorigin_session_origin != pg_sys::InvalidRepOriginId as pg_sys::RepOriginId };
+    // an apply worker says by itself what it does in transactions of this node's own
+    under_origin || super::session::is_for_apply()
 }

@@ -1,6 +1,7 @@
 //! Settings of an apply worker's session, which must not depend on what a database or a role was given as default.
 
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::worker::set_for_session;
 
@@ -28,7 +29,15 @@ const FOR_APPLY: [(&CStr, &CStr); 16] = [
     (c"row_security", c"on"),
 ];
 
+static IS_FOR_APPLY: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process is an apply worker.
+pub fn is_for_apply() -> bool {
+    IS_FOR_APPLY.load(Ordering::Relaxed)
+}
+
 /// Sets them for the life of the process.
 pub fn prepare_for_apply() {
+    IS_FOR_APPLY.store(true, Ordering::Relaxed);
     FOR_APPLY.iter().for_each(|(name, value)| set_for_session(name, value));
 }

@@ -7,11 +7,12 @@
 //! Writing runs as the table's owner in a restricted security context, so that a trigger or an expression can't use
 //! the rights of the worker. After an error nothing here may be used again: the transaction's end frees it all.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::ffi::CStr;
 use std::mem::size_of;
 use std::ptr::null_mut;
 
+use meld_core::ids::Xid;
 use meld_core::value::Tuple;
 use meld_core::wire::RelationDescription;
 use pgrx::pg_sys;
@@ -21,6 +22,7 @@ use super::columns::{ColumnMap, name_of};
 use super::executor::{
     ChangeMemory, evaluate_defaults, init_plan_check, init_range_table, look_for_clash, prepare_defaults,
 };
+use super::key_bytes::KeyColumns;
 use super::locate::{KeyIndex, RowLock, Snapshots, raw_xmin};
 use super::names::table_oid;
 use super::origin::{Writer, writer_of};
@@ -29,6 +31,14 @@ use crate::log::{Failure, Result};
 
 /// `pg_catalog.row_to_json(record)`.
 const ROW_TO_JSON: pg_sys::Oid = pg_sys::Oid::from_u32(3155);
+
+/// The row that was found, and is in the local slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    pub writer: Writer,
+    /// Number of the transaction that wrote it.
+    pub xmin: Xid,
+}
 
 /// Which row of a change is meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +59,8 @@ pub struct Target {
     pub(super) local: *mut pg_sys::TupleTableSlot,
     pub(super) columns: ColumnMap,
     pub(super) key: Option<KeyIndex>,
+    /// How keys become bytes, once that was asked.
+    pub(super) key_bytes: OnceCell<Option<KeyColumns>>,
     /// Expressions for columns that the stream does not know.
     defaults: Vec<(usize, *mut pg_sys::ExprState)>,
     /// Columns of the remote row whose values were left out.
@@ -104,6 +116,7 @@ impl Target {
                 local,
                 columns,
                 key,
+                key_bytes: OnceCell::new(),
                 defaults,
                 unchanged: Vec::new(),
                 has_defaults: false,
@@ -234,7 +247,7 @@ impl Target {
     }
 
     /// Finds the row with the remote row's key, locks it, and tells who wrote it. Needs a key on both sides.
-    pub fn find(&mut self, for_delete: bool, snapshots: Snapshots) -> Result<Option<Writer>> {
+    pub fn find(&mut self, for_delete: bool, snapshots: Snapshots) -> Result<Option<Found>> {
         let key = self.key.as_ref().ok_or_else(|| self.no_key())?;
         let lock = if for_delete { RowLock::Delete } else { RowLock::Update };
         // SAFETY: a slot of this target, which tells nothing of a row that was found before
@@ -244,7 +257,8 @@ impl Target {
             return Ok(None);
         }
         // SAFETY: the slot holds the locked tuple
-        Ok(Some(writer_of(unsafe { raw_xmin(self.local) })))
+        let xmin = unsafe { raw_xmin(self.local) };
+        Ok(Some(Found { writer: writer_of(xmin), xmin: Xid(xmin.into_inner()) }))
     }
 
     pub fn has_key(&self) -> bool {
@@ -307,16 +321,6 @@ impl Target {
         }
     }
 
-    /// The tuple with the values that it leaves out taken, as text, from the row found.
-    pub fn fill_unchanged(&mut self, tuple: &Tuple) -> Tuple {
-        // SAFETY: `local` holds a row; the printed values live in the change's memory until they are copied
-        unsafe {
-            pg_sys::slot_getsomeattrs_int(self.local, (*(*self.local).tts_tupleDescriptor).natts);
-            let (values, nulls) = ((*self.local).tts_values, (*self.local).tts_isnull);
-            self.columns.fill(tuple, values, nulls)
-        }
-    }
-
     /// A row of the current change as JSON text; values that the stream left out are not in it.
     pub fn row_json(&self, side: RowSide) -> String {
         let slot = if side == RowSide::Remote { self.remote } else { self.local };
@@ -339,7 +343,7 @@ impl Target {
         self.unchanged.iter().map(|&column| self.column_name(column)).collect()
     }
 
-    fn column_name(&self, column: usize) -> String {
+    pub(super) fn column_name(&self, column: usize) -> String {
         // SAFETY: the relation is open and has that column
         unsafe {
             let descriptor = (*self.relation).rd_att;
@@ -367,18 +371,11 @@ impl Target {
         .hint("Give it the primary key that it has at the provider.")
     }
 
+    /// The rule fetches what is left out before it lets a row be inserted.
     fn left_out(&self, column: usize) -> Failure {
-        Failure::new(
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!(
-                "cannot insert into \"{}.{}\": the update left out the unchanged value of column \"{}\"",
-                self.schema,
-                self.name,
-                self.column_name(column)
-            ),
-        )
-        .detail("The row is missing here, and the provider's WAL does not hold a large value that an update keeps.")
-        .hint("Insert the row with that key here by hand; the update then goes through.")
+        let (schema, name, column) = (&self.schema, &self.name, self.column_name(column));
+        let message = format!("cannot insert into \"{schema}.{name}\" without a value of column \"{column}\"");
+        Failure::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message)
     }
 }
 

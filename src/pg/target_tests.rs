@@ -86,7 +86,7 @@ mod tests {
             t.update();
             Ok(writer)
         });
-        assert_eq!(writer.expect("update"), Some(Writer::ThisTransaction));
+        assert_eq!(writer.expect("update").map(|found| found.writer), Some(Writer::ThisTransaction));
         assert_eq!(text_of("SELECT t::text FROM t"), Some("(5,two,8)".to_owned()));
         change(&id_and_v(), &second, |t| {
             t.find(true, Snapshots::FromActive)?;
@@ -111,7 +111,7 @@ mod tests {
         let id = 5_i32.to_be_bytes();
         let without = row([Value::Binary(&id), Value::Unchanged]);
         let failure = change(&id_and_v(), &without, |t| t.insert()).expect_err("nothing to take the value from");
-        assert_eq!(failure.code, PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED);
+        assert_eq!(failure.code, PgSqlErrorCode::ERRCODE_INTERNAL_ERROR);
         create("INSERT INTO t VALUES (5, 'big')");
         change(&id_and_v(), &without, |t| {
             t.find(false, Snapshots::FromActive)?;

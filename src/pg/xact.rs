@@ -37,6 +37,13 @@ impl Xact {
         unsafe { pg_sys::CommitTransactionCommand() }
     }
 
+    /// Commits, and is not back before that is on disk, whatever `synchronous_commit` says; nor does anybody see it before.
+    pub fn commit_durably(self) {
+        // SAFETY: `self` proves that a transaction is open; sets a flag of this transaction
+        unsafe { pg_sys::ForceSyncCommit() }
+        self.commit();
+    }
+
     pub fn abort(self) {
         // SAFETY: `self` proves that a transaction is open
         unsafe { pg_sys::AbortCurrentTransaction() }

@@ -1,0 +1,30 @@
+-- What convergence keeps of keys beside their rows. Written by the extension alone. `key` are the canonical bytes of a
+-- row's key; a stamp that is null is that of the transaction that wrote the row.
+
+-- Deleted rows. Several for one key are possible: the one with the largest stamp counts, and none while the row lives.
+CREATE TABLE meld.tombstone (
+    relid      oid NOT NULL,
+    -- empty: the table's last truncate
+    key        bytea NOT NULL,
+    -- of the delete, or of the version that was removed; -infinity: counters that wait for their row
+    stamp_ts   timestamptz,
+    stamp_node int,
+    -- of a removal: the type of the conflict
+    cause      text,
+    -- the transaction that made it
+    since_ts   timestamptz,
+    since_node int,
+    -- of tables with delta columns: key and counters, as text
+    key_values text[],
+    residue    text[]
+);
+CREATE INDEX tombstone_key ON meld.tombstone (relid, key);
+
+-- Stamps of rows whose last writer's commit does not carry the right one. They hold while the row has the same xmin.
+CREATE TABLE meld.row_stamp_override (
+    relid      oid,
+    key        bytea,
+    stamp_ts   timestamptz NOT NULL,
+    stamp_node int NOT NULL,
+    PRIMARY KEY (relid, key)
+);

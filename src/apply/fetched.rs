@@ -1,0 +1,54 @@
+//! Rows read from the provider for the transaction in hand, kept over an abort until it has been applied.
+
+use std::collections::BTreeMap;
+
+use meld_core::converge::Fetched as Answer;
+use meld_core::time::Stamp;
+use meld_core::value::Tuple;
+use meld_core::wire::RelationDescription;
+
+use super::fetch::{FetchedRow, FetchedStamp, Fetcher};
+use super::row::Row;
+use crate::log::Result;
+
+#[derive(Default)]
+pub struct Fetched {
+    rows: BTreeMap<Row, FetchedRow>,
+    /// The largest stamp that a row was written with, beside the transaction's own.
+    latest: Option<Stamp>,
+}
+
+impl Fetched {
+    /// The present row at the provider, asked for once.
+    pub fn fetch(
+        &mut self,
+        fetcher: &mut Fetcher,
+        row: &Row,
+        relation: &RelationDescription,
+        key: &Tuple,
+    ) -> Result<Answer> {
+        if !self.rows.contains_key(row) {
+            let Some(there) = fetcher.fetch(relation, key)? else { return Ok(Answer::Gone) };
+            self.rows.insert(row.clone(), there);
+        }
+        Ok(match self.rows.get(row).map(|there| &there.stamp) {
+            None => Answer::Gone,
+            Some(FetchedStamp::Known(stamp)) => Answer::Row(*stamp),
+            Some(FetchedStamp::Forgotten(bound)) => Answer::Forgotten(*bound),
+        })
+    }
+
+    /// The values, if the row was there.
+    pub fn row(&self, row: &Row) -> Option<&Tuple> {
+        self.rows.get(row).map(|there| &there.row)
+    }
+
+    pub fn note_used(&mut self, stamp: Stamp) {
+        self.latest = self.latest.max(Some(stamp));
+    }
+
+    /// What the clock has to pass before the commit, beside the transaction's own stamp.
+    pub fn latest(&self) -> Option<Stamp> {
+        self.latest
+    }
+}

@@ -1,0 +1,225 @@
+//! What the store's functions are made of: looking, completing, burying, telling.
+
+use meld_core::conflict::Conflict;
+use meld_core::converge::{Grave, Here, LocalStamp, Operation, Values};
+use pgrx::prelude::PgSqlErrorCode;
+
+use super::{Committer, HeapStore, INSERT_ROUNDS, Seen};
+use crate::apply::row::Row;
+use crate::apply::tables::OpenTable;
+use crate::conflict::tombstones::NewTombstone;
+use crate::conflict::{ConflictRecord, Version, record};
+use crate::log::{Failure, Result};
+use crate::pg::Snapshots;
+use crate::pg::clash::Clash;
+use crate::pg::target::{Found, RowSide, Target};
+
+impl HeapStore<'_> {
+    pub(super) fn open(&mut self, table: usize) -> &mut OpenTable {
+        self.tables.get(table)
+    }
+
+    /// Table and operation of the change in hand, if it is this row's.
+    pub(super) fn in_hand(&self, row: &Row) -> Option<(usize, Operation)> {
+        self.in_hand.as_ref().filter(|in_hand| in_hand.row == *row).map(|in_hand| (in_hand.table, in_hand.operation))
+    }
+
+    pub(super) fn table_of(&mut self, row: &Row) -> Result<usize> {
+        match (self.in_hand(row), row.name()) {
+            (Some((table, _)), _) => Ok(table),
+            (None, Some(name)) => self.tables.by_name(&name.schema, &name.table),
+            (None, None) => Err(not_in_hand()),
+        }
+    }
+
+    /// The row in hand gets its name, to be handed on.
+    pub(super) fn name(&mut self, row: &Row) {
+        if let Some((table, _)) = self.in_hand(row)
+            && row.name().is_none()
+        {
+            row.call(self.open(table).name_of(RowSide::Remote));
+        }
+    }
+
+    /// Does something to a row that is not in hand, with its key in its target's remote slot.
+    pub(super) fn at<T>(&mut self, row: &Row, work: impl FnOnce(&mut Self, usize) -> Result<T>) -> Result<T> {
+        let (Some(name), None) = (row.name(), &self.in_hand) else { return Err(not_in_hand()) };
+        let table = self.tables.by_name(&name.schema, &name.table)?;
+        let key = self.open(table).key_tuple(&name.key);
+        self.tables.begin_change(table);
+        self.open(table).target.read(&key)?;
+        let result = work(self, table)?;
+        self.tables.end_change(table);
+        Ok(result)
+    }
+
+    /// An insert asks the index first, which also tells of rows of open transactions, another apply worker's say. If that
+    /// row has gone again when it is looked for, the index is asked once more; one that comes and goes in every round is
+    /// left to the unique index, whose error has the transaction tried again.
+    pub(super) fn look_for_in_hand(&mut self, table: usize, operation: Operation) -> Result<Option<Found>> {
+        let target = &mut self.open(table).target;
+        match operation {
+            Operation::Insert if !target.has_key() => Ok(None),
+            Operation::Insert => look_before_insert(target),
+            Operation::Update => target.find(false, Snapshots::FromActive),
+            Operation::Delete => target.find(true, Snapshots::FromActive),
+        }
+    }
+
+    /// What is here of the key in the target's remote slot. `may_put`: a row may be put there if none is.
+    pub(super) fn state(&mut self, table: usize, found: Option<Found>, may_put: bool) -> Result<(Here, Seen)> {
+        let oid = self.open(table).target.oid();
+        if let Some(found) = found {
+            let explicit = match self.tables.overrides.may_exist(oid)? {
+                true => {
+                    let key = self.open(table).target.row_key(RowSide::Local);
+                    self.tables.overrides.find(oid, &key, found.xmin)?
+                }
+                false => None,
+            };
+            let stamp = match explicit {
+                Some(stamp) => LocalStamp::Known(stamp),
+                None => self.writers.stamp(found.writer)?,
+            };
+            #[cfg(feature = "planted_fault")]
+            let stamp = planted_fault(stamp, self.remote.stamp);
+            let seen = Seen { is_live: true, has_override: explicit.is_some(), has_tombstone: false };
+            return Ok((Here::Live(stamp), seen));
+        }
+        if !self.open(table).target.has_key() {
+            return Ok((Here::Nothing, Seen::default()));
+        }
+        if may_put {
+            self.tables.share(table);
+        }
+        if !self.tables.tombstones.may_exist(oid)? {
+            return Ok((Here::Nothing, Seen::default()));
+        }
+        let key = self.open(table).target.row_key(RowSide::Remote);
+        let kept = self.tables.tombstones.find(oid, &key, self.writers, self.remote.stamp)?;
+        let seen = Seen { has_tombstone: kept.is_some(), ..Seen::default() };
+        let grave = kept.and_then(|kept| kept.tombstone.grave);
+        Ok((grave.map_or(Here::Nothing, Here::Dead), seen))
+    }
+
+    /// Makes the values that are to be written those in the remote slot of the row in hand. What they leave out is taken
+    /// from the row found, or is a default, when they are written.
+    pub(super) fn take(&mut self, row: &Row, values: Values) -> Result<()> {
+        let Some(in_hand) = self.in_hand.as_mut().filter(|in_hand| in_hand.row == *row) else {
+            return Err(not_in_hand());
+        };
+        if values == Values::Fetched && !std::mem::replace(&mut in_hand.has_fetched, true) {
+            let Some(there) = self.fetched.row(row) else { return Err(not_in_hand()) };
+            self.tables.get(in_hand.table).target.read(there)?;
+        }
+        Ok(())
+    }
+
+    /// The rows that the row in the target's remote slot clashes with.
+    pub(super) fn clashes_at(&mut self, table: usize) -> Result<Vec<(Row, LocalStamp)>> {
+        let clashes = self.open(table).target.clashes()?;
+        let mut rows = Vec::with_capacity(clashes.len());
+        for Clash { key, writer, xmin } in clashes {
+            let oid = self.open(table).target.oid();
+            let explicit = match self.tables.overrides.may_exist(oid)? {
+                true => {
+                    let bytes = self.open(table).target.key_of_tuple(&key)?;
+                    self.tables.overrides.find(oid, &bytes, xmin)?
+                }
+                false => None,
+            };
+            let stamp = match explicit {
+                Some(stamp) => LocalStamp::Known(stamp),
+                None => self.writers.stamp(writer)?,
+            };
+            rows.push((Row::named(self.open(table).name_of_key(&key)), stamp));
+        }
+        Ok(rows)
+    }
+
+    /// The row in the target's slots goes, if there is one, and leaves a tombstone.
+    pub(super) fn bury_at(&mut self, table: usize, seen: Seen, grave: Grave) -> Result<()> {
+        let target = &mut self.tables.get(table).target;
+        let oid = target.oid();
+        let key = target.row_key(RowSide::Remote);
+        if seen.is_live {
+            target.delete();
+            if seen.has_override {
+                self.tables.overrides.clear(oid, &key)?;
+            }
+        } else {
+            self.tables.note_dead(table);
+        }
+        // the stamp of the transaction that writes it need not be said
+        let implied = self.committer == Committer::Remote && grave.stamp == self.remote.stamp;
+        self.tables.tombstones.put(oid, &key, &NewTombstone::plain(grave, implied));
+        Ok(())
+    }
+
+    pub(super) fn record_at(&mut self, table: usize, conflict: Conflict, here: Here, has_row: bool) -> Result<()> {
+        let target = &self.tables.get(table).target;
+        let remote_json = target.row_json(RowSide::Remote);
+        let local = match here {
+            Here::Nothing => Version::default(),
+            Here::Dead(grave) => Version { stamp: Some(grave.stamp), row: None },
+            Here::Live(stamp) => Version {
+                stamp: match stamp {
+                    LocalStamp::Known(stamp) => Some(stamp),
+                    LocalStamp::ThisTransaction => Some(self.remote.stamp),
+                    LocalStamp::Before(_) => None,
+                },
+                row: Some(target.row_json(RowSide::Local)),
+            },
+        };
+        record(&ConflictRecord {
+            conflict,
+            schema: target.schema(),
+            table: target.name(),
+            key_columns: target.key_columns(),
+            key_source: remote_json.clone(),
+            local,
+            remote: Version { stamp: Some(self.remote.stamp), row: has_row.then_some(remote_json) },
+            unchanged_columns: target.unchanged_columns(),
+            remote_commit_lsn: self.remote.commit_lsn,
+            remote_xid: self.remote.xid,
+        })
+    }
+}
+
+fn look_before_insert(target: &mut Target) -> Result<Option<Found>> {
+    for _ in 0..INSERT_ROUNDS {
+        match target.key_is_free() {
+            None => return target.find(false, Snapshots::FromActive),
+            Some(true) => return Ok(None),
+            Some(false) => {}
+        }
+        // what was committed while the index waited is newer than the change's own snapshot
+        if let Some(found) = target.find(false, Snapshots::Fresh)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+pub fn no_counters() -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, "contributions to delta columns are not supported yet")
+}
+
+/// The rule asked for something of a row that was not shown to it.
+pub(super) fn not_in_hand() -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "row store was asked for a row that is not in hand")
+}
+
+/// For the test of the tests: on a node where `meld.planted_fault` is on, the older of two versions wins. A stamp is
+/// mirrored at the one that it meets.
+#[cfg(feature = "planted_fault")]
+fn planted_fault(local: LocalStamp, remote: meld_core::time::Stamp) -> LocalStamp {
+    use meld_core::time::{Stamp, Timestamp};
+    match local {
+        LocalStamp::Known(stamp) if stamp.node != remote.node && crate::settings::PLANTED_FAULT.get() => {
+            let mirrored = remote.commit_ts.0.saturating_mul(2).saturating_sub(stamp.commit_ts.0);
+            LocalStamp::Known(Stamp { commit_ts: Timestamp(mirrored), ..stamp })
+        }
+        _ => local,
+    }
+}

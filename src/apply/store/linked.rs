@@ -1,0 +1,53 @@
+//! What refers to a row, and what goes into this node's own stream.
+
+use meld_core::converge::{LinkedStore, Orphan, Removal, Values};
+use meld_core::ids::RelId;
+use meld_core::wire::{self, RemovalNote};
+use pgrx::prelude::PgSqlErrorCode;
+
+use super::{HeapStore, Row};
+use crate::log::{Failure, Result};
+use crate::pg::Snapshots;
+use crate::pg::message;
+use crate::pg::target::RowSide;
+
+impl LinkedStore for HeapStore<'_> {
+    fn children(&mut self, _row: &Row) -> Result<Vec<Row>> {
+        Ok(Vec::new())
+    }
+
+    fn missing_parents(&mut self, _row: &Row, _values: Values) -> Result<Vec<Row>> {
+        Ok(Vec::new())
+    }
+
+    fn orphans(&mut self) -> Result<Vec<Orphan<Row>>> {
+        Ok(Vec::new())
+    }
+
+    fn has_fetched(&mut self, row: &Row) -> bool {
+        self.fetched.row(row).is_some()
+    }
+
+    fn rewrite(&mut self, _row: &Row, _values: Values) -> Result<()> {
+        Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, "a parent can't be written anew yet"))
+    }
+
+    /// The delete of the row that is here follows.
+    fn announce(&mut self, removal: &Removal<Row>) -> Result<()> {
+        self.at(&removal.row, |store, table| {
+            let target = &mut store.open(table).target;
+            let row_goes = target.find(true, Snapshots::Fresh)?.is_some();
+            // the plugin looks for the delete by the old row's key
+            let fingerprint = if row_goes { target.fingerprint() } else { None };
+            let relation = RelId(target.oid().to_u32());
+            let open = store.open(table);
+            let key = open.key_tuple(&open.key_of(RowSide::Remote));
+            let (version, cause) = (removal.version, removal.cause);
+            message::emit_removal(RemovalNote {
+                removal: wire::Removal { relation, key, version, cause },
+                row_goes,
+                fingerprint: fingerprint.unwrap_or_default(),
+            })
+        })
+    }
+}

@@ -1,0 +1,194 @@
+//! The heap behind the convergence rule's port: the rows, tombstones and stamps of one local transaction.
+//!
+//! The change in hand has its target positioned for its whole length: its values stand in the target's remote slot, and
+//! the row that was found, locked, in its local one. Any other row is called by its name, and looked for again by each
+//! function that needs it; it was locked when it was first met.
+
+mod heap;
+mod linked;
+
+use meld_core::conflict::{Conflict, ConflictType};
+use meld_core::converge::{Fetched as Answer, Grave, Here, LocalStamp, Operation, RowStore, Values};
+use meld_core::ids::Xid;
+use meld_core::lsn::Lsn;
+use meld_core::time::Stamp;
+
+pub use self::heap::no_counters;
+use self::heap::not_in_hand;
+use super::fetch::Fetcher;
+use super::fetched::Fetched;
+use super::row::Row;
+use super::tables::Tables;
+use crate::conflict::Writers;
+use crate::log::{Failure, Result};
+use crate::pg::Snapshots;
+use crate::pg::target::RowSide;
+
+/// How often an insert looks again for a row that was there a moment ago.
+const INSERT_ROUNDS: usize = 5;
+
+/// The remote transaction that is being applied, or that led to a transaction of this node's own.
+#[derive(Clone, Copy, Debug)]
+pub struct RemoteContext {
+    pub stamp: Stamp,
+    pub commit_lsn: Lsn,
+    pub xid: Xid,
+}
+
+/// Whose the local transaction is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Committer {
+    /// It gets the remote's stamp.
+    Remote,
+    /// This node's own; its stamp is not known yet.
+    Own,
+}
+
+/// The change whose values are in its target's remote slot.
+pub struct InHand {
+    pub table: usize,
+    pub operation: Operation,
+    pub row: Row,
+    /// What `find` saw last.
+    seen: Seen,
+    /// The remote slot holds what was fetched instead of what came.
+    has_fetched: bool,
+}
+
+/// What is there of a row, beside its stamp.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Seen {
+    is_live: bool,
+    has_tombstone: bool,
+    has_override: bool,
+}
+
+pub struct HeapStore<'s> {
+    pub tables: &'s mut Tables,
+    pub writers: &'s mut Writers,
+    pub fetched: &'s mut Fetched,
+    pub fetcher: &'s mut Fetcher,
+    pub remote: RemoteContext,
+    pub committer: Committer,
+    pub in_hand: Option<InHand>,
+    /// Conflicts met, for the statistics.
+    pub conflicts: &'s mut Vec<ConflictType>,
+}
+
+impl InHand {
+    pub fn new(table: usize, operation: Operation) -> InHand {
+        InHand { table, operation, row: Row::unnamed(), seen: Seen::default(), has_fetched: false }
+    }
+}
+
+impl RowStore for HeapStore<'_> {
+    type Error = Failure;
+    type Row = Row;
+
+    fn find(&mut self, row: &Row) -> Result<Here> {
+        match self.in_hand(row) {
+            Some((table, operation)) => {
+                let found = self.look_for_in_hand(table, operation)?;
+                let (here, seen) = self.state(table, found, operation != Operation::Delete)?;
+                if let Some(in_hand) = &mut self.in_hand {
+                    in_hand.seen = seen;
+                }
+                Ok(here)
+            }
+            None => self.at(row, |store, table| {
+                let found = store.open(table).target.find(true, Snapshots::Fresh)?;
+                Ok(store.state(table, found, false)?.0)
+            }),
+        }
+    }
+
+    fn floor(&mut self, row: &Row) -> Result<Option<Stamp>> {
+        let table = self.table_of(row)?;
+        if self.open(table).floor.is_none() {
+            let oid = self.open(table).target.oid();
+            let floor = self.tables.tombstones.floor(oid, self.writers, self.remote.stamp)?;
+            self.open(table).floor = Some(floor);
+        }
+        Ok(self.open(table).floor.flatten())
+    }
+
+    fn put(&mut self, row: &Row, stamp: Stamp, values: Values) -> Result<()> {
+        self.take(row, values)?;
+        let Some(in_hand) = &self.in_hand else { return Err(not_in_hand()) };
+        let (table, seen) = (in_hand.table, in_hand.seen);
+        let target = &mut self.tables.get(table).target;
+        if seen.is_live {
+            target.update();
+        } else {
+            target.insert()?;
+        }
+        let is_explicit = stamp != self.remote.stamp || self.committer == Committer::Own;
+        if !(is_explicit || seen.has_override || seen.has_tombstone) {
+            return Ok(());
+        }
+        let (oid, key) = (target.oid(), target.row_key(RowSide::Remote));
+        if is_explicit {
+            self.tables.overrides.set(oid, &key, stamp)?;
+            self.fetched.note_used(stamp);
+        } else if seen.has_override {
+            self.tables.overrides.clear(oid, &key)?;
+        }
+        if seen.has_tombstone {
+            self.tables.tombstones.forget(oid, &key)?;
+        }
+        Ok(())
+    }
+
+    fn bury(&mut self, row: &Row, grave: Grave) -> Result<()> {
+        match self.in_hand(row) {
+            Some((table, _)) => {
+                let seen = self.in_hand.as_ref().map(|in_hand| in_hand.seen).unwrap_or_default();
+                self.bury_at(table, seen, grave)
+            }
+            None => self.at(row, |store, table| {
+                let found = store.open(table).target.find(true, Snapshots::Fresh)?;
+                let (_, seen) = store.state(table, found, false)?;
+                store.bury_at(table, seen, grave)
+            }),
+        }
+    }
+
+    fn count(&mut self, _row: &Row) -> Result<()> {
+        Err(no_counters())
+    }
+
+    fn voided(&mut self, _row: &Row, _tombstone: Stamp) -> Result<Option<Stamp>> {
+        Err(no_counters())
+    }
+
+    fn void(&mut self, _row: &Row, _tombstone: Stamp, _by: Stamp) -> Result<()> {
+        Err(no_counters())
+    }
+
+    fn fetch(&mut self, row: &Row) -> Result<Answer> {
+        self.name(row);
+        let Some(name) = row.name() else { return Err(not_in_hand()) };
+        let table = self.table_of(row)?;
+        let open = self.tables.get(table);
+        let key = open.key_tuple(&name.key);
+        self.fetched.fetch(self.fetcher, row, &open.description, &key)
+    }
+
+    fn clashes(&mut self, row: &Row, values: Values) -> Result<Vec<(Row, LocalStamp)>> {
+        self.name(row);
+        self.take(row, values)?;
+        let Some(table) = self.in_hand.as_ref().map(|in_hand| in_hand.table) else { return Err(not_in_hand()) };
+        self.clashes_at(table)
+    }
+
+    fn record(&mut self, row: &Row, conflict: Conflict, here: Here) -> Result<()> {
+        self.conflicts.push(conflict.kind);
+        match self.in_hand(row) {
+            Some((table, operation)) => self.record_at(table, conflict, here, operation != Operation::Delete),
+            None => self.at(row, |store, table| {
+                store.open(table).target.find(true, Snapshots::Fresh)?;
+                store.record_at(table, conflict, here, false)
+            }),
+        }
+    }
+}

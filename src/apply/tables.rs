@@ -1,0 +1,208 @@
+//! The tables that one local transaction writes to.
+//!
+//! A table is opened, and locked, at its first change, and stays open until the commit. After an error, or to abort, all
+//! of it is simply let go: the transaction's end frees what the server holds.
+
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
+
+use meld_core::ids::RelId;
+use meld_core::time::Stamp;
+use meld_core::value::{Tuple, Value};
+use meld_core::wire::RelationDescription;
+
+use super::row::{KeyValue, RowName};
+use crate::conflict::overrides::Overrides;
+use crate::conflict::tombstones::Tombstones;
+use crate::log::Result;
+use crate::pg::executor::{ChangeMemory, fire_triggers_at_once};
+use crate::pg::key_lock::{self, KeyLock};
+use crate::pg::target::{RowSide, Target};
+use crate::pg::target_key::{describe_local, key_tuple};
+use crate::pg::xact::Xact;
+use crate::pg::{Oid, Snapshots};
+
+/// A table in use.
+pub struct OpenTable {
+    pub target: Target,
+    pub description: Rc<RelationDescription>,
+    /// Stamp of its last truncate, once it was looked up. It can't change while the table is locked.
+    pub floor: Option<Option<Stamp>>,
+    /// This transaction may put rows where none is.
+    is_shared: bool,
+}
+
+/// A key without a row to which the transaction did something that a row put there meanwhile would not know of.
+struct DeadKey {
+    table: Rc<RelationDescription>,
+    key: Tuple,
+}
+
+/// A local transaction and its tables.
+pub struct Tables {
+    pub xact: Xact,
+    pub memory: ChangeMemory,
+    pub tombstones: Tombstones,
+    pub overrides: Overrides,
+    open: Vec<OpenTable>,
+    by_relation: HashMap<RelId, usize>,
+    dead: Vec<DeadKey>,
+    /// Deferred triggers were told to fire at their rows.
+    is_immediate: bool,
+}
+
+impl Tables {
+    /// `alone`: tables in which nobody else may put rows where none is until this transaction ends.
+    pub fn begin(alone: &BTreeSet<RelId>) -> Result<Tables> {
+        let xact = Xact::begin();
+        // in the order of their oids, and before anything else is locked: nobody waits for another in a circle
+        alone.iter().for_each(|table| key_lock::lock(&xact, Oid::from(table.0), KeyLock::Exclusive));
+        let memory = ChangeMemory::new(&xact);
+        let (tombstones, overrides) = (Tombstones::open()?, Overrides::open()?);
+        let (open, by_relation) = (Vec::new(), HashMap::new());
+        Ok(Tables { xact, memory, tombstones, overrides, open, by_relation, dead: Vec::new(), is_immediate: false })
+    }
+
+    /// The table of a relation of the stream.
+    pub fn of_relation(&mut self, relation: RelId, description: &Rc<RelationDescription>) -> Result<usize> {
+        if let Some(&table) = self.by_relation.get(&relation) {
+            return Ok(table);
+        }
+        let table = self.open(description.clone())?;
+        self.by_relation.insert(relation, table);
+        Ok(table)
+    }
+
+    /// The table of that name, by its own description if no relation of the stream has opened it.
+    pub fn by_name(&mut self, schema: &str, name: &str) -> Result<usize> {
+        let is_it = |table: &OpenTable| table.description.schema == schema && table.description.name == name;
+        match self.open.iter().position(is_it) {
+            Some(table) => Ok(table),
+            None => {
+                let description = describe_local(&self.xact, schema, name)?;
+                self.open(Rc::new(description))
+            }
+        }
+    }
+
+    fn open(&mut self, description: Rc<RelationDescription>) -> Result<usize> {
+        let target = Target::open(&self.xact, &description)?;
+        if target.has_triggers() && !self.is_immediate {
+            fire_triggers_at_once(&self.xact);
+            self.is_immediate = true;
+        }
+        self.open.push(OpenTable { target, description, floor: None, is_shared: false });
+        Ok(self.open.len() - 1)
+    }
+
+    pub fn get(&mut self, table: usize) -> &mut OpenTable {
+        &mut self.open[table]
+    }
+
+    pub fn begin_change(&mut self, table: usize) {
+        self.open[table].target.begin_change(&self.memory);
+    }
+
+    pub fn end_change(&mut self, table: usize) {
+        self.open[table].target.end_change(&self.memory);
+    }
+
+    /// The relation's description changed: its table is opened anew at the next change.
+    pub fn forget(&mut self, relation: RelId) {
+        self.by_relation.remove(&relation);
+    }
+
+    /// From here to the end of the transaction, nobody does something to a key without a row, unseen by a row that this
+    /// transaction puts there.
+    pub fn share(&mut self, table: usize) {
+        let open = &mut self.open[table];
+        if !std::mem::replace(&mut open.is_shared, true) {
+            key_lock::lock(&self.xact, open.target.oid(), KeyLock::Shared);
+        }
+    }
+
+    /// Notes that something was done to the key of the remote row, which has no row.
+    pub fn note_dead(&mut self, table: usize) {
+        let open = &self.open[table];
+        let key = open.key_tuple(&open.key_of(RowSide::Remote));
+        self.dead.push(DeadKey { table: open.description.clone(), key });
+    }
+
+    /// Before the commit: whether the keys that were without a row still are. Where others are at work, this does not
+    /// wait for them: the tables come back that have to be [locked](Tables::begin) first, in another try.
+    pub fn check_dead(&mut self) -> Result<std::result::Result<(), BTreeSet<RelId>>> {
+        let mut last = None;
+        for DeadKey { table, key } in std::mem::take(&mut self.dead) {
+            let at = self.by_name(&table.schema, &table.name)?;
+            let open = &mut self.open[at];
+            let oid = open.target.oid();
+            if last != Some(oid) && !key_lock::try_exclusive(&self.xact, oid) {
+                return Ok(Err(BTreeSet::from([RelId(oid.to_u32())])));
+            }
+            last = Some(oid);
+            open.target.begin_change(&self.memory);
+            open.target.read(&key)?;
+            let is_free = match open.target.key_is_free() {
+                Some(is_free) => is_free,
+                None => open.target.find(false, Snapshots::Fresh)?.is_none(),
+            };
+            open.target.end_change(&self.memory);
+            if !is_free {
+                return Ok(Err(BTreeSet::from([RelId(oid.to_u32())])));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Closes all tables, as a commit wants it, and gives the transaction.
+    pub fn close(self) -> Xact {
+        self.open.into_iter().for_each(|open| open.target.close());
+        self.tombstones.close();
+        self.overrides.close();
+        self.xact
+    }
+
+    /// Closes the tables but not the transaction: a table that is to be truncated must not be open.
+    pub fn close_tables(&mut self) {
+        self.by_relation.clear();
+        self.open.drain(..).for_each(|open| open.target.close());
+    }
+
+    pub fn abort(self) {
+        self.xact.abort();
+    }
+}
+
+impl OpenTable {
+    pub fn key_of(&self, side: RowSide) -> Vec<KeyValue> {
+        let values = self.target.key_values(side);
+        values.into_iter().map(|(column, text)| KeyValue { column, text }).collect()
+    }
+
+    pub fn key_tuple(&self, key: &[KeyValue]) -> Tuple {
+        let value = |name: &str| key.iter().find(|part| part.column == name).map(|part| part.text.as_str());
+        key_tuple(&self.description, value)
+    }
+
+    /// The name of a row in one of the target's slots.
+    pub fn name_of(&self, side: RowSide) -> RowName {
+        RowName {
+            schema: self.description.schema.clone(),
+            table: self.description.name.clone(),
+            key: self.key_of(side),
+        }
+    }
+
+    /// The name of the row with a key, given as a tuple of the relation.
+    pub fn name_of_key(&self, key: &Tuple) -> RowName {
+        let columns = self.description.columns.iter().zip(key.values());
+        let key = columns.filter_map(|(column, value)| match value {
+            Value::Text(text) => {
+                let text = String::from_utf8_lossy(text).into_owned();
+                Some(KeyValue { column: column.name.clone(), text })
+            }
+            Value::Null | Value::Unchanged | Value::Binary(_) => None,
+        });
+        RowName { schema: self.description.schema.clone(), table: self.description.name.clone(), key: key.collect() }
+    }
+}

@@ -1,0 +1,79 @@
+//! Whether a table may have tombstones or explicit stamps at all, at the cost of one look at shared memory.
+//!
+//! Each table has a counter, which it may share with others, that every writer of such a row raises *before* he writes.
+//! A reader that has seen, rows of open transactions included, that there is none for a table need not look again while
+//! the counter stays what it was before he looked: whoever wrote one since has raised it first.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
+
+use crate::log::Result;
+use crate::pg::Oid;
+use crate::pg::keyed::{KeyedTable, Sight};
+use crate::pg::shmem::{Reserve, SharedTable};
+use crate::pg::worker::my_database;
+
+const COUNTERS: usize = 4096;
+
+pub struct Counters([AtomicU32; COUNTERS]);
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters([const { AtomicU32::new(0) }; COUNTERS])
+    }
+}
+
+static SHARED: SharedTable<(), Counters> = SharedTable::new(c"meld key state");
+
+/// To be reserved at the start of the server.
+pub fn reservation() -> &'static dyn Reserve {
+    &SHARED
+}
+
+/// What is kept of keys.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Kind {
+    Tombstone,
+    Override,
+}
+
+thread_local! {
+    /// Tables without rows of the kind, and what their counter said before that was seen.
+    static EMPTY: RefCell<HashMap<(u32, Kind), u32>> = RefCell::default();
+}
+
+fn counter(table: Oid, kind: Kind) -> Option<&'static AtomicU32> {
+    let mixed = (u64::from(table.to_u32()) << 32 | u64::from(my_database().to_u32()))
+        .wrapping_add(kind as u64)
+        .wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    SHARED.open().map(|counters| &counters.0[(mixed >> 52) as usize % COUNTERS])
+}
+
+/// To be called before a row of the kind is written for the table.
+pub fn raise(table: Oid, kind: Kind) {
+    if let Some(counter) = counter(table, kind) {
+        counter.fetch_add(1, SeqCst);
+    }
+}
+
+/// False if there surely is no row of the kind for the table.
+pub fn may_exist(table: Oid, kind: Kind, rows: &KeyedTable) -> Result<bool> {
+    let Some(counter) = counter(table, kind) else { return Ok(true) };
+    let before = counter.load(SeqCst);
+    let key = (table.to_u32(), kind);
+    if EMPTY.with_borrow(|empty| empty.get(&key) == Some(&before)) {
+        return Ok(false);
+    }
+    let mut found = false;
+    rows.scan(table, None, Sight::Open, |_| {
+        found = true;
+        Ok(false)
+    })?;
+    EMPTY.with_borrow_mut(|empty| match found {
+        true => empty.remove(&key),
+        false => empty.insert(key, before),
+    });
+    Ok(found)
+}

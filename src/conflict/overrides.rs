@@ -1,0 +1,72 @@
+//! Explicit stamps, in `meld.row_stamp_override`: of rows whose last writer's commit does not carry the right one.
+//!
+//! A fetched row keeps the stamp that it has at its provider, and a row that only took a contribution to a counter keeps
+//! its own. The stamp holds for the version of the row that the same transaction wrote: once somebody writes the row
+//! again, its own commit counts, and the explicit stamp means nothing.
+
+use meld_core::ids::Xid;
+use meld_core::time::Stamp;
+
+use super::gate::{self, Kind};
+use crate::log::Result;
+use crate::pg::Oid;
+use crate::pg::key_bytes::RowKey;
+use crate::pg::keyed::{self, Cell, KeyedTable, Sight};
+
+const STAMP: i32 = 3;
+
+/// The table, open in one transaction.
+pub struct Overrides {
+    rows: KeyedTable,
+}
+
+impl Overrides {
+    pub fn open() -> Result<Overrides> {
+        Ok(Overrides { rows: KeyedTable::open(c"row_stamp_override", c"row_stamp_override_pkey")? })
+    }
+
+    pub fn close(self) {
+        self.rows.close();
+    }
+
+    /// False if no row of the table surely has one.
+    pub fn may_exist(&self, table: Oid) -> Result<bool> {
+        gate::may_exist(table, Kind::Override, &self.rows)
+    }
+
+    /// The explicit stamp of the version that a transaction wrote.
+    pub fn find(&self, table: Oid, key: &RowKey, xmin: Xid) -> Result<Option<Stamp>> {
+        let mut stamp = None;
+        self.rows.scan(table, Some(key), Sight::Committed, |row| {
+            if row.xmin() == xmin {
+                stamp = row.stamp(STAMP);
+            }
+            Ok(true)
+        })?;
+        Ok(stamp)
+    }
+
+    /// Gives the version that this transaction writes, or wrote, an explicit stamp.
+    pub fn set(&mut self, table: Oid, key: &RowKey, stamp: Stamp) -> Result<()> {
+        gate::raise(table, Kind::Override);
+        self.clear(table, key)?;
+        let cells = [Cell::Time(stamp.commit_ts), Cell::Int4(i32::from(stamp.node.0))];
+        self.rows.insert(table, key, &cells);
+        keyed::seen();
+        Ok(())
+    }
+
+    /// Removes what the key has, also if it means nothing any more.
+    pub fn clear(&mut self, table: Oid, key: &RowKey) -> Result<()> {
+        let mut places = Vec::new();
+        self.rows.scan(table, Some(key), Sight::Committed, |row| {
+            places.push(row.place());
+            Ok(true)
+        })?;
+        for place in places {
+            self.rows.delete(place);
+            keyed::seen();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! The key of a row as bytes: what tombstones and explicit stamps are found by.
+//!
+//! Two rows of a table have the same bytes just if the key's index takes their keys for equal. For most types that is so
+//! for the stored bytes, which the type's operator class tells; numbers are brought to one form first. A table whose key
+//! has a column of another type can't be replicated. Integers keep their order, so that keys that were noted in the
+//! order of a scan go into an index one after the other.
+//!
+//! Used by the row trigger, by the apply worker, and by the functions that add tables to replication sets.
+
+use std::ffi::CStr;
+use std::slice;
+
+use pgrx::pg_sys;
+
+use super::row_key::{key_index, with_index};
+
+/// The bytes of a key.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct RowKey(pub Vec<u8>);
+
+/// How the values of a key column become bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Form {
+    /// By value, signed, so many bytes.
+    Signed(usize),
+    /// By value, without a sign.
+    Unsigned(usize),
+    Float4,
+    Float8,
+    Numeric,
+    /// By reference, so many bytes.
+    Fixed(usize),
+    Varlena,
+    /// Like it, but blanks at the end don't count.
+    Padded,
+    CString,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KeyColumn {
+    /// Index in the row.
+    place: usize,
+    form: Form,
+}
+
+/// The columns of a table's key, to be kept as long as the table is open.
+#[derive(Clone, Debug)]
+pub struct KeyColumns {
+    columns: Vec<KeyColumn>,
+    width: usize,
+}
+
+/// Support function of a btree operator class that tells whether equal means equal bytes (`BTEQUALIMAGE_PROC`).
+const EQUAL_IMAGE: i16 = 4;
+
+/// Between two columns of variable length; zero bytes inside of one are followed by `ESCAPED`.
+const END: [u8; 2] = [0, 0];
+const ESCAPED: u8 = 0xFF;
+
+impl KeyColumns {
+    /// The columns by which rows of the table are found; none if it has no key. `Err` names a column whose values can't
+    /// become bytes.
+    ///
+    /// # Safety
+    /// An open relation, in a transaction.
+    pub(super) unsafe fn of(relation: pg_sys::Relation) -> Option<Result<KeyColumns, String>> {
+        // SAFETY: see above; the index is open inside the closure, its arrays are as long as it has key columns
+        unsafe {
+            let index = key_index(relation);
+            with_index(index, |index| {
+                let descriptor = (*relation).rd_att;
+                let attributes = (*descriptor).attrs.as_slice((*descriptor).natts as usize);
+                let form = &*(*index).rd_index;
+                let mut columns = Vec::new();
+                for (i, &number) in form.indkey.values.as_slice(form.indnkeyatts as usize).iter().enumerate() {
+                    let place = usize::try_from(number - 1).ok()?;
+                    let attribute = attributes.get(place)?;
+                    match form_of(index, i, attribute) {
+                        Some(form) => columns.push(KeyColumn { place, form }),
+                        None => return Some(Err(super::columns::name_of(attribute))),
+                    }
+                }
+                Some(Ok(KeyColumns { columns, width: attributes.len() }))
+            })
+        }
+    }
+
+    /// The key of a row given by its values; none if one of them is null.
+    ///
+    /// # Safety
+    /// Arrays as wide as the table's rows, with values of its columns. What is decompressed goes into the current memory
+    /// context.
+    pub(super) unsafe fn encode(&self, values: *const pg_sys::Datum, nulls: *const bool) -> Option<RowKey> {
+        let mut bytes = Vec::with_capacity(16);
+        let is_only = self.columns.len() == 1;
+        for column in &self.columns {
+            // SAFETY: within the arrays
+            unsafe {
+                if *nulls.add(column.place) {
+                    return None;
+                }
+                append(&mut bytes, *values.add(column.place), column.form, is_only);
+            }
+        }
+        Some(RowKey(bytes))
+    }
+
+    /// The key of a stored row.
+    ///
+    /// # Safety
+    /// A row of the table, with its descriptor.
+    pub(super) unsafe fn of_tuple(&self, row: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) -> Option<RowKey> {
+        let mut values = vec![pg_sys::Datum::from(0_usize); self.width];
+        let mut nulls = vec![true; self.width];
+        // SAFETY: the arrays are as wide as the row
+        unsafe {
+            pg_sys::heap_deform_tuple(row, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+            self.encode(values.as_ptr(), nulls.as_ptr())
+        }
+    }
+
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+}
+
+/// # Safety
+/// An open index, one of its key columns, and the table's column that it is of.
+unsafe fn form_of(index: pg_sys::Relation, i: usize, attribute: &pg_sys::FormData_pg_attribute) -> Option<Form> {
+    // SAFETY: see above
+    let (input_type, family, collation) =
+        unsafe { (*(*index).rd_opcintype.add(i), *(*index).rd_opfamily.add(i), *(*index).rd_indcollation.add(i)) };
+    let form = match (input_type, attribute.attbyval, attribute.attlen) {
+        (pg_sys::NUMERICOID, ..) => return Some(Form::Numeric),
+        (pg_sys::FLOAT4OID, ..) => return Some(Form::Float4),
+        (pg_sys::FLOAT8OID, ..) => return Some(Form::Float8),
+        (pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID | pg_sys::DATEOID, true, length @ 1..) => {
+            Form::Signed(length as usize)
+        }
+        (pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID | pg_sys::TIMEOID, true, length @ 1..) => {
+            Form::Signed(length as usize)
+        }
+        (_, true, length @ 1..) => Form::Unsigned(length as usize),
+        (_, false, length @ 1..) => Form::Fixed(length as usize),
+        (pg_sys::BPCHAROID, false, -1) => Form::Padded,
+        (_, false, -1) => Form::Varlena,
+        (_, false, -2) => Form::CString,
+        _ => return None,
+    };
+    // SAFETY: asks the operator class of an open index
+    let equals_by_image = unsafe {
+        let function = pg_sys::get_opfamily_proc(family, input_type, input_type, EQUAL_IMAGE);
+        function != pg_sys::InvalidOid
+            && pg_sys::OidFunctionCall1Coll(function, collation, pg_sys::Datum::from(input_type)).value() as u8 != 0
+    };
+    equals_by_image.then_some(form)
+}
+
+/// # Safety
+/// A value of a column of that form.
+unsafe fn append(bytes: &mut Vec<u8>, value: pg_sys::Datum, form: Form, is_only: bool) {
+    let number = value.value() as u64;
+    // SAFETY: see above, in each arm
+    unsafe {
+        match form {
+            Form::Signed(length) => integer(bytes, number ^ 1 << (8 * length - 1), length),
+            Form::Unsigned(length) => integer(bytes, number, length),
+            Form::Float4 => {
+                let value = f64::from(f32::from_bits(number as u32));
+                integer(bytes, float_order(value), 8);
+            }
+            Form::Float8 => integer(bytes, float_order(f64::from_bits(number)), 8),
+            Form::Numeric => {
+                let text = pg_sys::numeric_normalize(pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast());
+                variable(bytes, CStr::from_ptr(text).to_bytes(), is_only);
+                pg_sys::pfree(text.cast());
+            }
+            Form::Fixed(length) => bytes.extend_from_slice(slice::from_raw_parts(value.cast_mut_ptr(), length)),
+            Form::CString => variable(bytes, CStr::from_ptr(value.cast_mut_ptr()).to_bytes(), is_only),
+            Form::Varlena => variable(bytes, content(value), is_only),
+            Form::Padded => variable(bytes, content(value).trim_ascii_end_blanks(), is_only),
+        }
+    }
+}
+
+/// # Safety
+/// A value of variable length, which stays, or whose copy does, while the memory context does.
+unsafe fn content<'a>(value: pg_sys::Datum) -> &'a [u8] {
+    // SAFETY: see above
+    unsafe {
+        let plain = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
+        slice::from_raw_parts(pgrx::varlena::vardata_any(plain).cast(), pgrx::varlena::varsize_any_exhdr(plain))
+    }
+}
+
+trait Blanks {
+    fn trim_ascii_end_blanks(&self) -> &[u8];
+}
+
+impl Blanks for [u8] {
+    fn trim_ascii_end_blanks(&self) -> &[u8] {
+        let length = self.iter().rposition(|&byte| byte != b' ').map_or(0, |last| last + 1);
+        &self[..length]
+    }
+}
+
+fn integer(bytes: &mut Vec<u8>, value: u64, length: usize) {
+    bytes.extend_from_slice(&value.to_be_bytes()[8 - length..]);
+}
+
+/// A number that is ordered, and equal, as the float is for the server: one zero, one NaN, above all.
+fn float_order(value: f64) -> u64 {
+    let bits = match value {
+        value if value.is_nan() => f64::NAN.to_bits() & !(1 << 63),
+        0.0 => 0,
+        value => value.to_bits(),
+    };
+    if bits >> 63 == 0 { bits | 1 << 63 } else { !bits }
+}
+
+/// The last column of variable length needs no end; others must not run into the next.
+fn variable(bytes: &mut Vec<u8>, content: &[u8], is_only: bool) {
+    if is_only {
+        bytes.extend_from_slice(content);
+        return;
+    }
+    for &byte in content {
+        bytes.push(byte);
+        if byte == 0 {
+            bytes.push(ESCAPED);
+        }
+    }
+    bytes.extend_from_slice(&END);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_keys_of_two_columns_run_together() {
+        let key = |one: &[u8], other: &[u8]| {
+            let mut bytes = Vec::new();
+            variable(&mut bytes, one, false);
+            variable(&mut bytes, other, false);
+            bytes
+        };
+        assert_ne!(key(b"a", b"bc"), key(b"ab", b"c"));
+        assert_ne!(key(b"a\0", b"b"), key(b"a", b"\0b"));
+        assert_ne!(key(b"", b"\0"), key(b"\0", b""));
+        assert!(key(b"a", b"z") < key(b"ab", b"a"));
+    }
+
+    #[test]
+    fn floats_are_ordered_and_equal_as_for_the_server() {
+        let ordered = [f64::NEG_INFINITY, -2.5, -1.0, 0.0, 1e-300, 1.0, f64::INFINITY, f64::NAN];
+        assert!(ordered.windows(2).all(|pair| float_order(pair[0]) < float_order(pair[1])));
+        assert_eq!(float_order(-0.0), float_order(0.0));
+        assert_eq!(float_order(-f64::NAN), float_order(f64::NAN));
+    }
+
+    #[test]
+    fn integers_keep_their_order() {
+        let key = |value: i64| {
+            let mut bytes = Vec::new();
+            integer(&mut bytes, value as u64 ^ 1 << 63, 8);
+            bytes
+        };
+        assert!([i64::MIN, -1, 0, 1, i64::MAX].windows(2).all(|pair| key(pair[0]) < key(pair[1])));
+    }
+}

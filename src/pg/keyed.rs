@@ -1,0 +1,236 @@
+//! Rows of meld's own tables that are found by relation and key, read and written without queries.
+//!
+//! The tables have `relid oid` and `key bytea` as their first two columns and an index on both. Looking takes a snapshot
+//! of the moment, so that what was committed while this transaction waited for a lock is seen.
+
+use std::ffi::CStr;
+use std::ptr::null_mut;
+
+use meld_core::ids::{NodeId, Xid};
+use meld_core::time::{Stamp, Timestamp};
+use pgrx::prelude::PgSqlErrorCode;
+use pgrx::{FromDatum, IntoDatum, pg_sys};
+
+use super::Oid;
+use super::key_bytes::RowKey;
+use super::origin::{Writer, writer_of};
+use crate::log::{Failure, Result};
+
+/// A table of meld's, open until it is closed or the transaction ends.
+pub struct KeyedTable {
+    relation: pg_sys::Relation,
+    index: Oid,
+    indexes: pg_sys::CatalogIndexState,
+}
+
+/// A row that a scan shows.
+pub struct KeyedRow<'t> {
+    table: &'t KeyedTable,
+    tuple: pg_sys::HeapTuple,
+}
+
+/// Where a row is stored.
+#[derive(Clone, Copy)]
+pub struct Place(pg_sys::ItemPointerData);
+
+/// A value to be stored.
+pub enum Cell<'v> {
+    Null,
+    Text(&'v str),
+    Texts(&'v [String]),
+    Time(Timestamp),
+    Int4(i32),
+}
+
+/// How a look sees rows of transactions that are open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// What is committed, and what this transaction did.
+    Committed,
+    /// Rows of open transactions as well.
+    Open,
+}
+
+impl KeyedTable {
+    /// Opens `meld.<table>`.
+    pub fn open(table: &CStr, index: &CStr) -> Result<KeyedTable> {
+        // SAFETY: inside a transaction; names that are not there give InvalidOid
+        unsafe {
+            let namespace = pg_sys::get_namespace_oid(c"meld".as_ptr(), true);
+            let oid = pg_sys::get_relname_relid(table.as_ptr(), namespace);
+            let index = pg_sys::get_relname_relid(index.as_ptr(), namespace);
+            if oid == pg_sys::InvalidOid || index == pg_sys::InvalidOid {
+                return Err(Failure::new(
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                    format!("table \"meld.{}\" does not exist", table.to_string_lossy()),
+                )
+                .hint("Update the extension with ALTER EXTENSION meld UPDATE."));
+            }
+            let relation = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32);
+            Ok(KeyedTable { relation, index, indexes: null_mut() })
+        }
+    }
+
+    /// Gives back everything but the lock.
+    pub fn close(self) {
+        // SAFETY: opened by `open` and `insert`, closed once
+        unsafe {
+            if !self.indexes.is_null() {
+                pg_sys::CatalogCloseIndexes(self.indexes);
+            }
+            pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
+        }
+    }
+
+    /// Shows the rows of a relation, or of one key of it, until `look` says that it has seen enough.
+    pub fn scan(
+        &self,
+        relation: Oid,
+        key: Option<&RowKey>,
+        sight: Sight,
+        mut look: impl FnMut(&KeyedRow<'_>) -> Result<bool>,
+    ) -> Result<()> {
+        let bytes = key.map(|key| key.0.as_slice().into_datum().unwrap_or(pg_sys::Datum::from(0_usize)));
+        let mut keys = [pg_sys::ScanKeyData::default(); 2];
+        // SAFETY: the table is open; keys, snapshots and the scan live until the end of the function, or are let go of by
+        // the abort that follows an error
+        unsafe {
+            pg_sys::ScanKeyInit(
+                &mut keys[0],
+                1,
+                pg_sys::BTEqualStrategyNumber as u16,
+                pg_sys::RegProcedure::from(pg_sys::F_OIDEQ),
+                relation.into_datum().unwrap_or(pg_sys::Datum::from(0_usize)),
+            );
+            let mut count = 1;
+            if let Some(bytes) = bytes {
+                count = 2;
+                pg_sys::ScanKeyInit(
+                    &mut keys[1],
+                    2,
+                    pg_sys::BTEqualStrategyNumber as u16,
+                    pg_sys::RegProcedure::from(pg_sys::F_BYTEAEQ),
+                    bytes,
+                );
+            }
+            let mut dirty =
+                pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
+            let snapshot = match sight {
+                Sight::Committed => pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()),
+                Sight::Open => &raw mut dirty,
+            };
+            let scan = pg_sys::systable_beginscan(self.relation, self.index, true, snapshot, count, keys.as_mut_ptr());
+            let mut outcome = Ok(());
+            loop {
+                let tuple = pg_sys::systable_getnext(scan);
+                if tuple.is_null() {
+                    break;
+                }
+                match look(&KeyedRow { table: self, tuple }) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(failure) => {
+                        outcome = Err(failure);
+                        break;
+                    }
+                }
+            }
+            pg_sys::systable_endscan(scan);
+            if sight == Sight::Committed {
+                pg_sys::UnregisterSnapshot(snapshot);
+            }
+            outcome
+        }
+    }
+
+    /// Stores a row. It is seen by looks of this transaction after the next [`seen`].
+    pub fn insert(&mut self, relation: Oid, key: &RowKey, rest: &[Cell<'_>]) {
+        // SAFETY: the table is open; values and tuple are copies in the current memory context
+        unsafe {
+            if self.indexes.is_null() {
+                // kept as long as the table is open
+                let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
+                self.indexes = pg_sys::CatalogOpenIndexes(self.relation);
+                pg_sys::MemoryContextSwitchTo(before);
+            }
+            let mut values = vec![relation.into_datum(), key.0.as_slice().into_datum()];
+            values.extend(rest.iter().map(Cell::datum));
+            let mut nulls: Vec<bool> = values.iter().map(Option::is_none).collect();
+            let mut datums: Vec<pg_sys::Datum> =
+                values.into_iter().map(|value| value.unwrap_or(pg_sys::Datum::from(0_usize))).collect();
+            let tuple = pg_sys::heap_form_tuple((*self.relation).rd_att, datums.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::CatalogTupleInsertWithInfo(self.relation, tuple, self.indexes);
+            pg_sys::heap_freetuple(tuple);
+        }
+    }
+
+    /// Removes a row that a scan of this transaction has shown. Raises if another transaction has removed it meanwhile.
+    pub fn delete(&self, place: Place) {
+        let mut place = place.0;
+        // SAFETY: the table is open
+        unsafe { pg_sys::simple_heap_delete(self.relation, &mut place) }
+    }
+}
+
+/// What was stored and removed before is seen from here on.
+pub fn seen() {
+    // SAFETY: inside a transaction
+    unsafe { pg_sys::CommandCounterIncrement() }
+}
+
+impl KeyedRow<'_> {
+    pub fn place(&self) -> Place {
+        // SAFETY: the scan's current tuple
+        Place(unsafe { (*self.tuple).t_self })
+    }
+
+    pub fn writer(&self) -> Writer {
+        writer_of(self.raw_xmin())
+    }
+
+    pub fn xmin(&self) -> Xid {
+        Xid(self.raw_xmin().into_inner())
+    }
+
+    fn raw_xmin(&self) -> pg_sys::TransactionId {
+        // SAFETY: the scan's current tuple
+        unsafe { pg_sys::htup::HeapTupleHeaderGetRawXmin((*self.tuple).t_data) }
+    }
+
+    pub fn text(&self, column: i32) -> Option<String> {
+        self.value(column)
+    }
+
+    pub fn texts(&self, column: i32) -> Option<Vec<String>> {
+        self.value(column)
+    }
+
+    /// A stamp in two columns, the second behind the first.
+    pub fn stamp(&self, column: i32) -> Option<Stamp> {
+        let commit_ts = Timestamp(self.value::<i64>(column)?);
+        let node: i32 = self.value(column + 1)?;
+        Some(Stamp { commit_ts, node: NodeId(u16::try_from(node).ok()?) })
+    }
+
+    fn value<T: FromDatum>(&self, column: i32) -> Option<T> {
+        let mut is_null = true;
+        // SAFETY: the table is open and has the column, of a type that `T` is read from; the tuple is the scan's
+        unsafe {
+            let datum = pg_sys::heap_getattr(self.tuple, column, (*self.table.relation).rd_att, &mut is_null);
+            T::from_datum(datum, is_null)
+        }
+    }
+}
+
+impl Cell<'_> {
+    fn datum(&self) -> Option<pg_sys::Datum> {
+        match self {
+            Cell::Null => None,
+            Cell::Text(text) => text.into_datum(),
+            Cell::Texts(texts) => texts.to_vec().into_datum(),
+            // a timestamptz is its number
+            Cell::Time(time) => time.0.into_datum(),
+            Cell::Int4(value) => value.into_datum(),
+        }
+    }
+}
