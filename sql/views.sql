@@ -67,7 +67,7 @@ SELECT s.sub_name AS subscription_name, c.conflict_type, c.conflicts
 
 GRANT SELECT ON meld.tables, meld.progress, meld.lag_tracker, meld.worker_status, meld.conflict_stats TO PUBLIC;
 
--- A table that is dropped leaves its replication sets, too; its owner has no rights on meld's tables.
+-- What meld keeps of a table or column goes when that is dropped; its owner has no rights on meld's tables.
 CREATE FUNCTION meld.forget_dropped_tables() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
@@ -80,8 +80,14 @@ BEGIN
     DELETE FROM meld.row_stamp_override t
      USING pg_event_trigger_dropped_objects() d
      WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.relid = d.objid;
+    DELETE FROM meld.delta_column t
+     USING pg_event_trigger_dropped_objects() d
+     WHERE d.classid = 'pg_class'::regclass AND d.objsubid IN (0, t.attnum) AND t.relid = d.objid;
+    DELETE FROM meld.void t
+     USING pg_event_trigger_dropped_objects() d
+     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.relid = d.objid;
 END
 $$;
-COMMENT ON FUNCTION meld.forget_dropped_tables() IS 'takes dropped tables out of their replication sets';
+COMMENT ON FUNCTION meld.forget_dropped_tables() IS 'forgets dropped tables and columns';
 REVOKE ALL ON FUNCTION meld.forget_dropped_tables() FROM PUBLIC;
 CREATE EVENT TRIGGER meld_forget_dropped_tables ON sql_drop EXECUTE FUNCTION meld.forget_dropped_tables();

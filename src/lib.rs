@@ -25,7 +25,8 @@ pg_module_magic!();
 
 extension_sql_file!("../sql/catalog.sql", name = "catalog", bootstrap);
 extension_sql_file!("../sql/state.sql", name = "state", requires = ["catalog"]);
-extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["state"]);
+extension_sql_file!("../sql/delta.sql", name = "delta", requires = ["state"]);
+extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["delta"]);
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["functions"]);
 
 /// Runs once in each process that loads the library: in the postmaster when it is preloaded, else in a backend.

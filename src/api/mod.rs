@@ -5,6 +5,7 @@
 //! happens after the commit.
 
 mod args;
+mod delta;
 mod fetch;
 mod node;
 mod peer;

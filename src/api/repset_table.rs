@@ -76,7 +76,7 @@ pub(super) fn announce(table: crate::pg::Oid) -> Result<()> {
     Ok(())
 }
 
-fn require_relation(oid: crate::pg::Oid) -> Result<Relation> {
+pub(super) fn require_relation(oid: crate::pg::Oid) -> Result<Relation> {
     relation::by_oid(oid)?.ok_or_else(|| {
         Failure::new(
             PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,

@@ -3,6 +3,7 @@
 //! Every function runs queries through SPI, inside an open transaction with an active snapshot. Reads see what that
 //! snapshot sees until the transaction has written something, then what the last statement left.
 
+pub mod delta;
 pub mod node;
 pub mod origin;
 mod query;

@@ -69,6 +69,10 @@ impl CatalogRow<'_> {
         unsafe { pgrx::htup::heap_getattr_raw(self.tuple, self.attributes[column], self.descriptor) }.ok_or_else(wrong)
     }
 
+    pub fn int2(&self, column: usize) -> Result<i16> {
+        Ok(self.datum(column, pg_sys::INT2OID)?.value() as i16)
+    }
+
     pub fn int4(&self, column: usize) -> Result<i32> {
         Ok(self.datum(column, pg_sys::INT4OID)?.value() as i32)
     }

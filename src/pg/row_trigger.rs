@@ -6,13 +6,14 @@
 use std::marker::PhantomData;
 
 use meld_core::ids::{RelId, Xid};
+use meld_core::value::Tuple;
 use meld_core::wire::Replacing;
 use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::origin::{Writer, writer_of};
-use super::row_key;
-use crate::log::Failure;
+use super::{delta, row_key};
+use crate::log::{Failure, Result};
 
 /// What the server hands to the trigger's function.
 #[repr(transparent)]
@@ -118,6 +119,21 @@ impl<'a> OldRow<'a> {
     pub fn key(&self) -> Option<u64> {
         // SAFETY: the server keeps the table open and the row in memory for the call
         unsafe { row_key::fingerprint(self.data.tg_relation, self.data.tg_trigtuple, false) }
+    }
+
+    /// What the delta columns are before an UPDATE, if the table has any. What they will be must be numbers, too.
+    pub fn old_counters(&self) -> Result<Option<Tuple>> {
+        // SAFETY: the server keeps the table open and both rows in memory for the call
+        unsafe {
+            let relation = self.data.tg_relation;
+            let columns = delta::of(relation)?;
+            if columns.is_empty() || self.change == Replacing::Delete {
+                return Ok(None);
+            }
+            let old = delta::amounts(relation, self.data.tg_trigtuple, &columns)?;
+            delta::amounts(relation, self.data.tg_newtuple, &columns)?;
+            Ok(Some(delta::amounts_tuple(relation, &columns, &old)))
+        }
     }
 
     /// The transaction that writes.

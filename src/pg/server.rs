@@ -37,6 +37,12 @@ pub fn invalidate_relation(relation: Oid) {
     }
 }
 
+/// Waits until nobody writes to a table, and keeps writers away until the transaction ends.
+pub fn lock_out_writers(relation: Oid) {
+    // SAFETY: inside a transaction; an oid that names nothing can be locked, too
+    unsafe { pg_sys::LockRelationOid(relation, pg_sys::ShareRowExclusiveLock as i32) }
+}
+
 /// Whether the statement runs in a transaction block or a subtransaction, so that it may be undone later.
 pub fn in_transaction_block() -> bool {
     // SAFETY: reads this process's transaction state

@@ -10,7 +10,9 @@ use meld_core::ids::RelId;
 use meld_core::wire::RelationDescription;
 
 use crate::log::Result;
+use crate::pg::counter::CounterType;
 use crate::pg::decoded::DecodedRelation;
+use crate::pg::delta;
 use crate::pg::historic::{self, Key};
 use crate::pg::invalidation::Invalidations;
 use crate::pg::output::{RowFormat, TypeForms};
@@ -115,12 +117,16 @@ impl Publication {
     fn read(&mut self, relation: DecodedRelation<'_>) -> Result<Table> {
         let actions = self.actions(relation.id())?;
         let (mut description, columns) = relation.describe();
+        if actions != Actions::default() {
+            let counters = delta::marked(relation.id())?;
+            for (column, place) in description.columns.iter_mut().zip(&columns) {
+                let is_marked = counters.iter().any(|&number| usize::try_from(number) == Ok(place.attribute + 1));
+                column.is_delta = is_marked && CounterType::of(place.type_oid).is_some();
+            }
+        }
         // the forms of columns are looked up in vain if nothing of the table is sent
         let columns = if actions == Actions::default() { &[] } else { columns.as_slice() };
         let format = RowFormat::new(relation.width(), columns, &mut self.forms);
-        if actions != Actions::default() {
-            self.mark_counters(&mut description)?;
-        }
         Ok(Table {
             is_current: true,
             actions,
@@ -130,16 +136,6 @@ impl Publication {
             has_complained: false,
             has_complained_of_counters: false,
         })
-    }
-
-    /// Marks the delta columns.
-    fn mark_counters(&self, description: &mut RelationDescription) -> Result<()> {
-        let key = Some((c"relid", Key::Oid(description.id.0)));
-        let names = historic::read(c"delta_column", key, &[c"column_name"], |row| row.name(0))?.unwrap_or_default();
-        for column in &mut description.columns {
-            column.is_delta = names.contains(&column.name);
-        }
-        Ok(())
     }
 
     /// What the wanted ones of the table's replication sets replicate, taken together.

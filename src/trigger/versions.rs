@@ -1,7 +1,8 @@
-//! The trigger's function: a version message for a row that another node wrote.
+//! The trigger's function: a version message for a row that another node wrote, or that has counters.
 
 use meld_core::apply::Replaced;
 use meld_core::time::Stamp;
+use meld_core::value::Tuple;
 use meld_core::wire::Version;
 
 use super::origins;
@@ -17,23 +18,32 @@ fn look(row: &OldRow<'_>) {
     if is_replaying() {
         return;
     }
+    let old_counters = or_raise(row.old_counters());
     match row.writer() {
-        Writer::ThisTransaction | Writer::Committed(CommitMark { roident: 0, .. }) => {}
-        Writer::Committed(mark) => or_raise(note_other(row, mark)),
-        Writer::Forgotten => or_raise(note(row, Replaced::Unknown)),
+        Writer::ThisTransaction | Writer::Committed(CommitMark { roident: 0, .. }) => {
+            if old_counters.is_some() {
+                or_raise(note(row, Replaced::Own, old_counters));
+            }
+        }
+        Writer::Committed(mark) => or_raise(note_other(row, mark, old_counters)),
+        Writer::Forgotten => or_raise(note(row, Replaced::Unknown, old_counters)),
     }
 }
 
 #[cold]
-fn note_other(row: &OldRow<'_>, mark: CommitMark) -> Result<()> {
+fn note_other(row: &OldRow<'_>, mark: CommitMark, old_counters: Option<Tuple>) -> Result<()> {
     // what came from outside of the mesh counts as this node's own
-    let Some(node) = origins::node_of(mark.roident, row.transaction())? else { return Ok(()) };
-    note(row, Replaced::Version(Stamp { commit_ts: mark.commit_ts, node }))
+    let replaced = match origins::node_of(mark.roident, row.transaction())? {
+        Some(node) => Replaced::Version(Stamp { commit_ts: mark.commit_ts, node }),
+        None if old_counters.is_none() => return Ok(()),
+        None => Replaced::Own,
+    };
+    note(row, replaced, old_counters)
 }
 
 #[cold]
-fn note(row: &OldRow<'_>, replaced: Replaced) -> Result<()> {
+fn note(row: &OldRow<'_>, replaced: Replaced, old_counters: Option<Tuple>) -> Result<()> {
     // without a key no change of the row is sent
     let Some(key) = row.key() else { return Ok(()) };
-    message::emit_version(Version { relation: row.relation(), change: row.change(), key, replaced, old_counters: None })
+    message::emit_version(Version { relation: row.relation(), change: row.change(), key, replaced, old_counters })
 }

@@ -1,6 +1,7 @@
 //! The output plugin alone: what a provider's stream says, read with SQL and checked with the reader of frames that
 //! subscribers use. No subscriber takes part.
 
+mod counters;
 mod forged;
 mod refusals;
 mod rows;

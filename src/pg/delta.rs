@@ -1,0 +1,157 @@
+//! The delta columns of a table, and its rows as the messages about them have them.
+//!
+//! Which columns are counters is asked for at each row that is changed, so each process keeps what it knows, as long as no
+//! invalidation names the table: the functions that change delta columns send one. Tuples here are as wide as this node's
+//! own description of the table (`decoded`): one value for each column that is neither dropped nor generated.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+
+use meld_core::ids::RelId;
+use meld_core::value::{Tuple, Value};
+use pgrx::pg_sys;
+use pgrx::prelude::PgSqlErrorCode;
+
+use super::counter::{Amount, CounterType};
+use super::historic::{self, Key};
+use super::invalidation::Invalidations;
+use crate::log::{Failure, Result};
+
+/// A counter of a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeltaColumn {
+    /// Its place in the row, from 0, dropped and generated columns counted.
+    pub attribute: usize,
+    pub kind: CounterType,
+    pub(super) type_modifier: i32,
+}
+
+/// The delta columns of a table, in the order of its columns; usually none.
+pub type DeltaColumns = Rc<[DeltaColumn]>;
+
+#[derive(Default)]
+struct Known {
+    tables: HashMap<RelId, DeltaColumns>,
+    invalidations: Option<Invalidations>,
+}
+
+thread_local! {
+    static KNOWN: RefCell<Known> = RefCell::default();
+}
+
+/// Numbers of the columns that are marked as counters, from 1, in the catalog as it is at the moment: while WAL is
+/// decoded, that of the time of the change.
+pub fn marked(table: RelId) -> Result<Vec<i16>> {
+    let found = historic::read(c"delta_column", Some((c"relid", Key::Oid(table.0))), &[c"attnum"], |row| row.int2(0))?;
+    let mut numbers = found.unwrap_or_default();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The delta columns of an open table, in a session that does not decode.
+///
+/// # Safety
+/// An open relation, in a transaction.
+pub(super) unsafe fn of(relation: pg_sys::Relation) -> Result<DeltaColumns> {
+    // SAFETY: see above
+    let table = RelId(unsafe { (*relation).rd_id }.to_u32());
+    let known = KNOWN.with_borrow_mut(|known| {
+        let changed = known.invalidations.get_or_insert_with(Invalidations::listen).take();
+        if let Some(changed) = changed {
+            if changed.all_relations {
+                known.tables.clear();
+            }
+            changed.relations.iter().for_each(|relation| drop(known.tables.remove(relation)));
+        }
+        known.tables.get(&table).cloned()
+    });
+    if let Some(columns) = known {
+        return Ok(columns);
+    }
+    // what comes in meanwhile is seen by the next look
+    let marked = marked(table)?;
+    // SAFETY: the relation stays open
+    let descriptor = unsafe { pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att) };
+    let column = |number: &i16| {
+        let attribute = usize::try_from(number - 1).ok()?;
+        let column = descriptor.get(attribute).filter(|column| !column.attisdropped)?;
+        Some(DeltaColumn { attribute, kind: CounterType::of(column.atttypid)?, type_modifier: column.atttypmod })
+    };
+    let columns: DeltaColumns = marked.iter().filter_map(column).collect();
+    KNOWN.with_borrow_mut(|known| known.tables.insert(table, columns.clone()));
+    Ok(columns)
+}
+
+/// The counters of a row, in the order of the delta columns.
+///
+/// # Safety
+/// An open relation with these columns, in a transaction, and a row of it.
+pub(super) unsafe fn amounts(
+    relation: pg_sys::Relation,
+    row: pg_sys::HeapTuple,
+    columns: &[DeltaColumn],
+) -> Result<Vec<Amount>> {
+    // SAFETY: see above
+    unsafe {
+        let descriptor = (*relation).rd_att;
+        columns
+            .iter()
+            .map(|column| {
+                let number = NonZeroUsize::MIN.saturating_add(column.attribute);
+                match pgrx::htup::heap_getattr_raw(row, number, descriptor) {
+                    Some(value) => column.kind.read(value),
+                    None => Err(null_counter(relation, column)),
+                }
+            })
+            .collect()
+    }
+}
+
+/// # Safety
+/// An open relation with this column.
+unsafe fn null_counter(relation: pg_sys::Relation, column: &DeltaColumn) -> Failure {
+    // SAFETY: see above; names are terminated within their 64 bytes
+    let name = unsafe {
+        let descriptor = pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att);
+        let column = descriptor.get(column.attribute).map(|column| column.attname.data);
+        column.map(|name| CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned())
+    };
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
+        format!("delta column \"{}\" must not be null", name.unwrap_or_default()),
+    )
+}
+
+/// A tuple of the table with the text that `text` has for a column, by its place in the row, and null elsewhere.
+///
+/// # Safety
+/// An open relation.
+pub(super) unsafe fn tuple(relation: pg_sys::Relation, text: impl Fn(usize) -> Option<String>) -> Tuple {
+    // SAFETY: see above
+    let descriptor = unsafe { pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att) };
+    let travels = |column: &pg_sys::FormData_pg_attribute| !column.attisdropped && column.attgenerated == 0;
+    let mut tuple = Tuple::with_capacity(descriptor.len(), 16);
+    for (attribute, _) in descriptor.iter().enumerate().filter(|(_, column)| travels(column)) {
+        match text(attribute) {
+            Some(text) => tuple.push(Value::Text(text.as_bytes())),
+            None => tuple.push(Value::Null),
+        }
+    }
+    tuple
+}
+
+/// The amounts as a tuple of the table.
+///
+/// # Safety
+/// An open relation with these columns; as many amounts as columns.
+pub(super) unsafe fn amounts_tuple(relation: pg_sys::Relation, columns: &[DeltaColumn], amounts: &[Amount]) -> Tuple {
+    let text = |attribute: usize| {
+        let place = columns.iter().position(|column| column.attribute == attribute)?;
+        amounts.get(place).map(Amount::text)
+    };
+    // SAFETY: see above
+    unsafe { tuple(relation, text) }
+}
