@@ -167,6 +167,14 @@ LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'sub_wait
 COMMENT ON FUNCTION meld.sub_wait_for_sync(name) IS 'wait until a subscription replicates';
 REVOKE ALL ON FUNCTION meld.sub_wait_for_sync(name) FROM PUBLIC;
 
+-- Conflicts
+
+-- Who may read the table may ask; the function checks that.
+CREATE FUNCTION meld.row_stamp(relation regclass, key jsonb)
+RETURNS TABLE (commit_ts timestamptz, node_id int, is_tombstone boolean)
+LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'row_stamp_wrapper';
+COMMENT ON FUNCTION meld.row_stamp(regclass, jsonb) IS 'when and where a row was last written, or deleted';
+
 -- Behind the row trigger of replicated tables
 
 CREATE FUNCTION meld.row_trigger() RETURNS trigger

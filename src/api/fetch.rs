@@ -6,9 +6,10 @@ use pgrx::prelude::*;
 
 use super::args;
 use crate::catalog::node;
+use crate::conflict::known::live_stamp;
 use crate::conflict::writers::Writers;
 use crate::log::{Failure, Result, or_raise};
-use crate::pg::present_row::{KeyColumn, present_row};
+use crate::pg::present_row::{KeyColumn, PresentTable, user_table};
 use crate::pg::server::may_replicate;
 use crate::pg::types::Name;
 
@@ -63,8 +64,12 @@ fn fetch(
         }
     };
     let local = node::require_local()?;
-    let Some(row) = present_row(&schema, &name, &key)? else { return Ok(Vec::new()) };
-    let (stamp, is_known) = match Writers::read(&local)?.stamp(row.writer)? {
+    let mut table = PresentTable::open(user_table(&schema, &name)?, &key)?;
+    let Some(stamp) = live_stamp(&mut table, &mut Writers::read(&local)?)? else {
+        table.close();
+        return Ok(Vec::new());
+    };
+    let (stamp, is_known) = match stamp {
         LocalStamp::Known(stamp) => (stamp, true),
         LocalStamp::Before(bound) => (bound, false),
         LocalStamp::ThisTransaction => {
@@ -74,8 +79,10 @@ fn fetch(
             ));
         }
     };
+    let (columns, values) = table.print();
+    table.close();
     let owned = |value: Value| (value != Value::Null).then(|| value.bytes().to_vec());
-    let values = row.values.values().map(owned);
+    let values = values.values().map(owned);
     let one = |(column, value)| (column, value, stamp.commit_ts.0, i32::from(stamp.node.0), is_known);
-    Ok(row.columns.into_iter().zip(values).map(one).collect())
+    Ok(columns.into_iter().zip(values).map(one).collect())
 }

@@ -11,6 +11,7 @@ mod node;
 mod peer;
 mod repset;
 mod repset_table;
+mod row_stamp;
 mod status;
 mod subscription;
 #[cfg(any(test, feature = "pg_test"))]

@@ -1,7 +1,7 @@
 //! Rows that are read from the provider, because the stream left a value of them out or has not brought them yet.
 //!
 //! Runs in the apply worker, in the middle of a remote transaction, on a connection of its own that is opened at the first
-//! fetch. The provider answers with `meld.fetch_row`: the present row by key and its stamp, in one snapshot. Nothing is
+//! fetch. The provider answers with `meld.fetch_row`: the present row by key and the stamp of just that version. Nothing is
 //! ever guessed: whatever keeps the provider from answering is a transient error of class 08, and the transaction is
 //! tried again. But if the provider says that the table or its key is no more, no retry helps by itself, and its own
 //! SQLSTATE stays (42P01, 55000, 42809).

@@ -9,6 +9,7 @@ pub mod origin;
 mod query;
 pub mod relation;
 pub mod repset;
+pub mod row_keys;
 pub mod row_trigger;
 pub mod slot;
 pub mod subscription;

@@ -6,6 +6,7 @@
 
 pub mod gate;
 mod history;
+pub mod known;
 pub mod overrides;
 pub mod tombstones;
 pub mod writers;

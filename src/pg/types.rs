@@ -2,7 +2,7 @@
 //!
 //! How each function looks to SQL stands in `sql/functions.sql`; these make the Rust side fit its argument types.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use meld_core::lsn::Lsn;
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
@@ -17,6 +17,10 @@ pub struct Name(pub String);
 /// `regclass`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Regclass(pub pg_sys::Oid);
+
+/// `jsonb`, as the server writes it: numbers keep all of their digits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JsonbText(pub String);
 
 /// `pg_lsn`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,6 +90,7 @@ macro_rules! sql_type {
 
 sql_type!(Name, "name");
 sql_type!(Regclass, "regclass");
+sql_type!(JsonbText, "jsonb");
 sql_type!(PgLsn, "pg_lsn");
 
 impl FromDatum for Name {
@@ -122,6 +127,34 @@ impl FromDatum for Regclass {
     unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, oid: pg_sys::Oid) -> Option<Regclass> {
         // SAFETY: regclass is an oid by value
         unsafe { pg_sys::Oid::from_polymorphic_datum(datum, is_null, oid) }.map(Regclass)
+    }
+}
+
+impl FromDatum for JsonbText {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<JsonbText> {
+        if is_null {
+            return None;
+        }
+        // SAFETY: the caller's promise: a jsonb; its output is a C string in the current memory context
+        unsafe {
+            let text = pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(pg_sys::F_JSONB_OUT), datum);
+            Some(JsonbText(CStr::from_ptr(text).to_string_lossy().into_owned()))
+        }
+    }
+}
+
+impl IntoDatum for JsonbText {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        let text = CString::new(self.0).ok()?;
+        // SAFETY: the input function reads a C string and gives a jsonb, or raises
+        unsafe {
+            let input = pg_sys::Oid::from(pg_sys::F_JSONB_IN);
+            Some(pg_sys::OidInputFunctionCall(input, text.as_ptr().cast_mut(), pg_sys::InvalidOid, -1))
+        }
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::JSONBOID
     }
 }
 

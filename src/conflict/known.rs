@@ -1,0 +1,78 @@
+//! What this node knows of a key, for whoever asks from outside of apply: a subscriber that fetches a row, a user that
+//! wants to see a stamp.
+//!
+//! Row, explicit stamp and tombstone are read one after the other, without a lock. A live row's explicit stamp is written
+//! by the transaction that writes the version; so either it is found beside the version, or the row is looked at once
+//! more, and if the version is still there, it has none.
+
+use meld_core::apply::LocalStamp;
+use meld_core::ids::NodeId;
+use meld_core::time::{Stamp, Timestamp};
+use pgrx::prelude::PgSqlErrorCode;
+
+use super::overrides::Overrides;
+use super::tombstones::Tombstones;
+use super::writers::Writers;
+use crate::log::{Failure, Result};
+use crate::pg::present_row::PresentTable;
+
+/// Looks at a row that is written again and again meanwhile.
+const MAX_ROUNDS: usize = 100;
+
+/// What there is of a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    Live(LocalStamp),
+    /// `None`: deleted by the transaction that asks.
+    Dead(Option<Stamp>),
+    Nothing,
+}
+
+/// The stamp of the row that is there, which `table` has found when this returns.
+pub fn live_stamp(table: &mut PresentTable, writers: &mut Writers) -> Result<Option<LocalStamp>> {
+    let overrides = Overrides::open()?;
+    let mut seen = table.look();
+    for _ in 0..MAX_ROUNDS {
+        let Some(version) = seen else {
+            overrides.close();
+            return Ok(None);
+        };
+        let explicit = match table.found_key() {
+            Some(key) if overrides.may_exist(table.oid())? => overrides.find(table.oid(), &key, version.xmin)?,
+            Some(_) | None => None,
+        };
+        if let Some(stamp) = explicit {
+            overrides.close();
+            return Ok(Some(LocalStamp::Known(stamp)));
+        }
+        seen = table.look();
+        if seen == Some(version) {
+            overrides.close();
+            return Ok(Some(writers.stamp(version.writer)?));
+        }
+    }
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "row changed too often while its stamp was looked for",
+    ))
+}
+
+/// The live row's stamp, or else that of its tombstone; a truncate is one for every key.
+pub fn known(table: &mut PresentTable, writers: &mut Writers) -> Result<Known> {
+    if let Some(stamp) = live_stamp(table, writers)? {
+        return Ok(Known::Live(stamp));
+    }
+    // what the transaction that asks has deleted has no stamp yet; it is larger than all others
+    let own = Stamp { commit_ts: Timestamp(i64::MAX), node: NodeId(u16::MAX) };
+    let tombstones = Tombstones::open()?;
+    let mut dead = None;
+    if tombstones.may_exist(table.oid())? {
+        if let Some(key) = table.asked_key() {
+            let kept = tombstones.find(table.oid(), &key, writers, own)?;
+            dead = kept.and_then(|kept| kept.tombstone.grave).map(|grave| grave.stamp);
+        }
+        dead = dead.max(tombstones.floor(table.oid(), writers, own)?);
+    }
+    tombstones.close();
+    Ok(dead.map_or(Known::Nothing, |stamp| Known::Dead((stamp != own).then_some(stamp))))
+}
