@@ -4,6 +4,10 @@
 //! snapshot sees until the transaction has written something, then what the last statement left.
 
 pub mod delta;
+#[allow(dead_code, reason = "called once the convergence rule is")]
+pub mod foreign_key;
+#[cfg(any(test, feature = "pg_test"))]
+mod foreign_key_tests;
 pub mod node;
 pub mod origin;
 mod query;

@@ -21,6 +21,7 @@ pub mod delta;
 pub mod drops;
 pub mod entry;
 pub mod executor;
+pub mod foreign_keys;
 pub mod historic;
 pub mod ignored;
 pub mod invalidation;

@@ -6,14 +6,30 @@ use meld_core::wire::{self, RemovalNote};
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::{HeapStore, Row};
+use crate::apply::row::{KeyValue, RowName};
+use crate::catalog;
 use crate::log::{Failure, Result};
 use crate::pg::Snapshots;
+use crate::pg::foreign_keys::ChildRow;
 use crate::pg::message;
 use crate::pg::target::RowSide;
 
+fn named(child: ChildRow) -> Row {
+    let ChildRow { schema, table, key } = child;
+    let key = key.into_iter().map(|(column, text)| KeyValue { column, text }).collect();
+    Row::named(RowName { schema, table, key })
+}
+
 impl LinkedStore for HeapStore<'_> {
-    fn children(&mut self, _row: &Row) -> Result<Vec<Row>> {
-        Ok(Vec::new())
+    fn children(&mut self, row: &Row) -> Result<Vec<Row>> {
+        self.at(row, |store, table| {
+            let target = &mut store.open(table).target;
+            let keys = catalog::foreign_key::to_table(target.oid())?;
+            if keys.is_empty() || target.find(true, Snapshots::Fresh)?.is_none() {
+                return Ok(Vec::new());
+            }
+            Ok(target.children(&keys)?.into_iter().map(named).collect())
+        })
     }
 
     fn missing_parents(&mut self, _row: &Row, _values: Values) -> Result<Vec<Row>> {

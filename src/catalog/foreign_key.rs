@@ -1,0 +1,54 @@
+//! Foreign keys to a table, from PostgreSQL's own catalog.
+
+use super::query;
+use crate::log::Result;
+use crate::pg::Oid;
+use crate::pg::foreign_keys::ForeignKey;
+
+/// A foreign key between partitioned tables stands in the catalog for the partitions, too: of the table referred to, with
+/// the numbers of its own columns. A partitioned table that refers is taken apart into those with rows, which have columns
+/// of the same names. Values are cast to what the operator takes, unless that is a family of types.
+const TO_TABLE: &str = "\
+    SELECT DISTINCT k.conname::text, c.oid, n.nspname::text, c.relname::text, c.relowner, \
+        coalesce((SELECT array_agg(a.attname::text ORDER BY x.place) FROM pg_catalog.pg_index i, \
+            unnest(i.indkey) WITH ORDINALITY x (attnum, place), pg_catalog.pg_attribute a \
+            WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate AND x.place <= i.indnkeyatts \
+            AND a.attrelid = c.oid AND a.attnum = x.attnum AND CASE c.relreplident \
+                WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END), '{}'), \
+        k.confkey::int2[], \
+        (SELECT string_agg(format('($%s%s%s) OPERATOR(%I.%s) c.%I%s', x.place, \
+                CASE WHEN l.typtype = 'p' THEN '' ELSE '::' || format_type(l.oid, NULL) END, \
+                coalesce((SELECT format(' COLLATE %I.%I', s.nspname, b.collname) FROM pg_catalog.pg_collation b \
+                    JOIN pg_catalog.pg_namespace s ON s.oid = b.collnamespace WHERE b.oid = p.attcollation), ''), \
+                z.nspname, o.oprname, f.attname, \
+                CASE WHEN r.typtype = 'p' THEN '' ELSE '::' || format_type(r.oid, NULL) END), ' AND ' ORDER BY x.place) \
+            FROM unnest(k.conkey, k.confkey, k.conpfeqop) WITH ORDINALITY x (ours, theirs, operator, place) \
+            JOIN pg_catalog.pg_attribute f ON f.attrelid = k.conrelid AND f.attnum = x.ours \
+            JOIN pg_catalog.pg_attribute p ON p.attrelid = k.confrelid AND p.attnum = x.theirs \
+            JOIN pg_catalog.pg_operator o ON o.oid = x.operator \
+            JOIN pg_catalog.pg_namespace z ON z.oid = o.oprnamespace \
+            JOIN pg_catalog.pg_type l ON l.oid = o.oprleft JOIN pg_catalog.pg_type r ON r.oid = o.oprright) \
+    FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class t ON t.oid = k.conrelid \
+    CROSS JOIN LATERAL (SELECT t.oid WHERE t.relkind = 'r' UNION ALL \
+        SELECT g.relid FROM pg_catalog.pg_partition_tree(t.oid) g WHERE t.relkind = 'p' AND g.isleaf) h (oid) \
+    JOIN pg_catalog.pg_class c ON c.oid = h.oid AND c.relkind = 'r' \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE k.contype = 'f' AND k.confrelid = $1";
+
+/// All foreign keys to rows of a table, of each table that has rows which refer to it.
+pub fn to_table(parent: Oid) -> Result<Vec<ForeignKey>> {
+    // one that is not enforced (PostgreSQL 18) holds nothing
+    let enforced = if cfg!(feature = "pg18") { " AND k.conenforced" } else { "" };
+    query::rows(&format!("{TO_TABLE}{enforced} ORDER BY 3, 4, 1"), &[parent.into()], |row| {
+        Ok(ForeignKey {
+            name: row.get(1)?,
+            child: row.get(2)?,
+            child_schema: row.get(3)?,
+            child_table: row.get(4)?,
+            child_owner: row.get(5)?,
+            child_key: row.get(6)?,
+            parent_columns: row.get(7)?,
+            condition: row.get(8)?,
+        })
+    })
+}
