@@ -2,7 +2,9 @@
 
 use std::rc::Rc;
 
-use meld_core::converge::{Change, Operation, Orphan, Outcome, Removal, Replaced, apply_change, apply_removal};
+use meld_core::converge::{
+    Change, Operation, Orphan, Outcome, Removal, Replaced, RowStore, apply_change, apply_removal, apply_void,
+};
 use meld_core::ids::RelId;
 use meld_core::value::Tuple;
 use meld_core::wire::{self, Message, RelationDescription, Update};
@@ -10,11 +12,12 @@ use pgrx::prelude::PgSqlErrorCode;
 
 use super::fetched::Fetched;
 use super::row::Row;
-use super::store::{Committer, HeapStore, InHand, RemoteContext, no_counters};
-use super::tables::Tables;
+use super::store::{Committer, HeapStore, InHand, RemoteContext, Said, contribution};
+use super::tables::{OpenTable, Tables};
 use super::transaction::{Counts, Relations, Surroundings};
 use super::truncate;
 use crate::log::{Failure, Result};
+use crate::pg::counter::Amount;
 use crate::pg::target::RowSide;
 
 pub struct Step<'s, 'w> {
@@ -31,7 +34,7 @@ impl Step<'_, '_> {
         match message {
             Message::Insert(insert) => {
                 self.counts.inserts += 1;
-                self.change(Operation::Insert, insert.relation, Replaced::Own, &insert.new)
+                self.change(Operation::Insert, insert.relation, Replaced::Own, &insert.new, None)
             }
             Message::Update(update) => {
                 self.counts.updates += 1;
@@ -39,23 +42,25 @@ impl Step<'_, '_> {
             }
             Message::Delete(delete) => {
                 self.counts.deletes += 1;
-                self.change(Operation::Delete, delete.relation, delete.replaced, &delete.key)
+                self.change(Operation::Delete, delete.relation, delete.replaced, &delete.key, None)
             }
             Message::Truncate(wanted) => truncate::apply(self, wanted),
             Message::Removal(removal) => self.removal(removal),
-            Message::Void(_) | Message::Contribution(_) => Err(no_counters()),
+            Message::Void(void) => self.void(void),
+            Message::Contribution(own) => self.contribution(own),
             other => Err(unexpected(other)),
         }
     }
 
     fn update(&mut self, update: &Update) -> Result<Outcome<Row>> {
         let Some(old_key) = &update.old_key else {
-            return self.change(Operation::Update, update.relation, update.replaced, &update.new);
+            let old = update.old_counters.as_ref();
+            return self.change(Operation::Update, update.relation, update.replaced, &update.new, old);
         };
         // a row with a new key is a new row: what the old one had must not decide about it
-        match self.change(Operation::Delete, update.relation, update.replaced, old_key)? {
+        match self.change(Operation::Delete, update.relation, update.replaced, old_key, None)? {
             Outcome::Applied | Outcome::Ignored => {
-                self.change(Operation::Insert, update.relation, Replaced::Own, &update.new)
+                self.change(Operation::Insert, update.relation, Replaced::Own, &update.new, None)
             }
             other => Ok(other),
         }
@@ -67,13 +72,17 @@ impl Step<'_, '_> {
         relation: RelId,
         replaced: Replaced,
         values: &Tuple,
+        old_counters: Option<&Tuple>,
     ) -> Result<Outcome<Row>> {
-        *self.doing = Some((operation, relation));
-        let description = describe(self.around.relations, relation)?.clone();
-        let table = self.tables.of_relation(relation, &description)?;
-        self.tables.begin_change(table);
-        self.tables.get(table).target.read(values)?;
-        let in_hand = InHand::new(table, operation);
+        let table = self.read(operation, relation, values)?;
+        let OpenTable { target, counters, .. } = self.tables.get(table);
+        let mut said = Said::default();
+        if !counters.is_empty() {
+            let old = old_counters.map(|old| counters.read(old)).transpose()?;
+            said.contribution = contribution(target, counters, operation, old)?;
+        }
+        let contributes = said.contributes();
+        let in_hand = InHand::new(table, operation, said);
         let row = in_hand.row.clone();
         let change = Change {
             operation,
@@ -81,26 +90,74 @@ impl Step<'_, '_> {
             replaced,
             set_aside: None,
             left_out: values.has_unchanged(),
-            contributes: false,
+            contributes,
             voids: None,
         };
-        let outcome = apply_change(&row, change, &mut self.store(Some(in_hand)))?;
+        let mut store = self.store(Some(in_hand));
+        let outcome = apply_change(&row, change, &mut store)?;
         if matches!(outcome, Outcome::Applied | Outcome::Ignored) {
+            store.settle()?;
             self.tables.end_change(table);
         }
         Ok(outcome)
     }
 
     fn removal(&mut self, removal: &wire::Removal) -> Result<Outcome<Row>> {
-        *self.doing = Some((Operation::Delete, removal.relation));
-        let description = describe(self.around.relations, removal.relation)?.clone();
-        let table = self.tables.of_relation(removal.relation, &description)?;
-        self.tables.begin_change(table);
-        self.tables.get(table).target.read(&removal.key)?;
+        let table = self.read(Operation::Delete, removal.relation, &removal.key)?;
         let name = self.tables.get(table).name_of(RowSide::Remote);
         self.tables.end_change(table);
         let removal = Removal { row: Row::named(name), version: removal.version, cause: removal.cause };
         apply_removal(&removal, self.remote.stamp, &mut self.store(None))
+    }
+
+    /// Begins a change, with its values in the remote slot of its table.
+    fn read(&mut self, operation: Operation, relation: RelId, values: &Tuple) -> Result<usize> {
+        *self.doing = Some((operation, relation));
+        let description = describe(self.around.relations, relation)?.clone();
+        let table = self.tables.of_relation(relation, &description)?;
+        self.tables.begin_change(table);
+        self.tables.get(table).target.read(values)?;
+        Ok(table)
+    }
+
+    /// A residue does not count any more.
+    fn void(&mut self, void: &wire::Void) -> Result<Outcome<Row>> {
+        let stamp = self.remote.stamp;
+        self.counters(void.relation, &void.key, &void.residue, |store, row, residue| {
+            store.say(Said { void: residue, ..Said::default() });
+            apply_void(row, void.tombstone, stamp, store)
+        })
+    }
+
+    /// Something is added to the counters of a key, and nothing else.
+    fn contribution(&mut self, own: &wire::Contribution) -> Result<Outcome<Row>> {
+        self.counters(own.relation, &own.key, &own.amounts, |store, row, amounts| {
+            store.say(Said { contribution: amounts, ..Said::default() });
+            store.count(row)
+        })
+    }
+
+    fn counters(
+        &mut self,
+        relation: RelId,
+        key: &Tuple,
+        amounts: &Tuple,
+        work: impl FnOnce(&mut HeapStore<'_>, &Row, Vec<Amount>) -> Result<()>,
+    ) -> Result<Outcome<Row>> {
+        // what is here is looked for and locked as for a change that puts no row
+        let table = self.read(Operation::Delete, relation, key)?;
+        let counters = &self.tables.get(table).counters;
+        if !counters.is_empty() {
+            let amounts = counters.read(amounts)?;
+            let in_hand = InHand::new(table, Operation::Delete, Said::default());
+            let row = in_hand.row.clone();
+            let mut store = self.store(Some(in_hand));
+            store.find(&row)?;
+            work(&mut store, &row, amounts)?;
+            store.settle()?;
+        }
+        self.tables.end_change(table);
+        Ok(Outcome::Applied)
     }
 
     pub(super) fn store(&mut self, in_hand: Option<InHand>) -> HeapStore<'_> {

@@ -14,10 +14,12 @@ use meld_core::wire::RelationDescription;
 use super::row::{KeyValue, RowName};
 use crate::conflict::overrides::Overrides;
 use crate::conflict::tombstones::Tombstones;
+use crate::conflict::voids::Voids;
 use crate::log::Result;
 use crate::pg::executor::{ChangeMemory, fire_triggers_at_once};
 use crate::pg::key_lock::{self, KeyLock};
 use crate::pg::target::{RowSide, Target};
+use crate::pg::target_counters::Counters;
 use crate::pg::target_key::{describe_local, key_tuple};
 use crate::pg::xact::Xact;
 use crate::pg::{Oid, Snapshots};
@@ -26,6 +28,8 @@ use crate::pg::{Oid, Snapshots};
 pub struct OpenTable {
     pub target: Target,
     pub description: Rc<RelationDescription>,
+    /// Its delta columns, as far as they are the stream's, too.
+    pub counters: Counters,
     /// Stamp of its last truncate, once it was looked up. It can't change while the table is locked.
     pub floor: Option<Option<Stamp>>,
     /// This transaction may put rows where none is.
@@ -44,6 +48,8 @@ pub struct Tables {
     pub memory: ChangeMemory,
     pub tombstones: Tombstones,
     pub overrides: Overrides,
+    /// Few transactions need them.
+    voids: Option<Voids>,
     open: Vec<OpenTable>,
     by_relation: HashMap<RelId, usize>,
     dead: Vec<DeadKey>,
@@ -60,7 +66,8 @@ impl Tables {
         let memory = ChangeMemory::new(&xact);
         let (tombstones, overrides) = (Tombstones::open()?, Overrides::open()?);
         let (open, by_relation) = (Vec::new(), HashMap::new());
-        Ok(Tables { xact, memory, tombstones, overrides, open, by_relation, dead: Vec::new(), is_immediate: false })
+        let (voids, dead) = (None, Vec::new());
+        Ok(Tables { xact, memory, tombstones, overrides, voids, open, by_relation, dead, is_immediate: false })
     }
 
     /// The table of a relation of the stream.
@@ -91,8 +98,17 @@ impl Tables {
             fire_triggers_at_once(&self.xact);
             self.is_immediate = true;
         }
-        self.open.push(OpenTable { target, description, floor: None, is_shared: false });
+        let counters = target.counters(&description)?;
+        self.open.push(OpenTable { target, description, counters, floor: None, is_shared: false });
         Ok(self.open.len() - 1)
+    }
+
+    pub fn voids(&mut self) -> Result<&mut Voids> {
+        if self.voids.is_none() {
+            self.voids = Some(Voids::open()?);
+        }
+        let Some(voids) = &mut self.voids else { unreachable!("opened above") };
+        Ok(voids)
     }
 
     pub fn get(&mut self, table: usize) -> &mut OpenTable {
@@ -159,6 +175,7 @@ impl Tables {
         self.open.into_iter().for_each(|open| open.target.close());
         self.tombstones.close();
         self.overrides.close();
+        self.voids.into_iter().for_each(Voids::close);
         self.xact
     }
 

@@ -9,6 +9,7 @@ mod history;
 pub mod known;
 pub mod overrides;
 pub mod tombstones;
+pub mod voids;
 pub mod writers;
 
 pub use history::{ConflictRecord, Version, record};

@@ -12,10 +12,12 @@ use std::rc::Rc;
 
 use meld_core::ids::RelId;
 use meld_core::value::{Tuple, Value};
+use meld_core::wire::RelationDescription;
 use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::counter::{Amount, CounterType};
+use super::decoded::PublishedColumn;
 use super::historic::{self, Key};
 use super::invalidation::Invalidations;
 use crate::log::{Failure, Result};
@@ -44,11 +46,21 @@ thread_local! {
 
 /// Numbers of the columns that are marked as counters, from 1, in the catalog as it is at the moment: while WAL is
 /// decoded, that of the time of the change.
-pub fn marked(table: RelId) -> Result<Vec<i16>> {
+fn marked(table: RelId) -> Result<Vec<i16>> {
     let found = historic::read(c"delta_column", Some((c"relid", Key::Oid(table.0))), &[c"attnum"], |row| row.int2(0))?;
     let mut numbers = found.unwrap_or_default();
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// Marks the counters in a table's description, in the catalog as it is at the moment.
+pub fn mark(description: &mut RelationDescription, columns: &[PublishedColumn]) -> Result<()> {
+    let marked = marked(description.id)?;
+    for (column, place) in description.columns.iter_mut().zip(columns) {
+        let is_marked = marked.iter().any(|&number| usize::try_from(number) == Ok(place.attribute + 1));
+        column.is_delta = is_marked && CounterType::of(place.type_oid).is_some();
+    }
+    Ok(())
 }
 
 /// The delta columns of an open table, in a session that does not decode.

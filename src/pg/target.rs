@@ -64,7 +64,7 @@ pub struct Target {
     /// Expressions for columns that the stream does not know.
     defaults: Vec<(usize, *mut pg_sys::ExprState)>,
     /// Columns of the remote row whose values were left out.
-    unchanged: Vec<usize>,
+    pub(super) unchanged: Vec<usize>,
     /// The remote row has its defaults.
     has_defaults: bool,
     schema: String,

@@ -74,22 +74,35 @@ impl Target {
 
     /// What the counters are in a row of the change in hand.
     pub fn counter_values(&self, side: RowSide, counters: &Counters) -> Result<Vec<Amount>> {
+        counters.0.iter().map(|counter| self.counter_value(side, counter)).collect()
+    }
+
+    fn counter_value(&self, side: RowSide, counter: &Counter) -> Result<Amount> {
         let slot = if side == RowSide::Remote { self.remote } else { self.local };
-        let read = |counter: &Counter| {
-            let attribute = counter.column.attribute;
-            // SAFETY: the slot holds a row of the relation, of which the attribute is one
-            unsafe {
+        let attribute = counter.column.attribute;
+        // SAFETY: the slot holds a row of the relation, of which the attribute is one; one that came with the stream has all
+        // of its values at hand
+        unsafe {
+            if ((*slot).tts_nvalid as usize) <= attribute {
                 pg_sys::slot_getsomeattrs_int(slot, attribute as i32 + 1);
-                if *(*slot).tts_isnull.add(attribute) {
-                    return Err(Failure::new(
-                        PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
-                        format!("delta column \"{}\" must not be null", self.column_name(attribute)),
-                    ));
-                }
-                counter.column.kind.read(*(*slot).tts_values.add(attribute))
             }
+            if *(*slot).tts_isnull.add(attribute) {
+                return Err(Failure::new(
+                    PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
+                    format!("delta column \"{}\" must not be null", self.column_name(attribute)),
+                ));
+            }
+            counter.column.kind.read(*(*slot).tts_values.add(attribute))
+        }
+    }
+
+    /// What the counters are in the new row of an UPDATE; one that it left alone and that WAL does not hold is the old one.
+    pub fn new_counters(&self, counters: &Counters, old: &[Amount]) -> Result<Vec<Amount>> {
+        let new = |(counter, old): (&Counter, &Amount)| match self.unchanged.contains(&counter.column.attribute) {
+            true => Ok(old.clone()),
+            false => self.counter_value(RowSide::Remote, counter),
         };
-        counters.0.iter().map(read).collect()
+        counters.0.iter().zip(old).map(new).collect()
     }
 
     /// Puts the counters into the remote row, which is complete.
@@ -97,6 +110,7 @@ impl Target {
         for (counter, amount) in counters.0.iter().zip(amounts) {
             let DeltaColumn { attribute, kind, type_modifier } = counter.column;
             let value = kind.store(amount, type_modifier)?;
+            self.unchanged.retain(|&column| column != attribute);
             // SAFETY: the slot's arrays are as wide as the row; the value is in the change's memory
             unsafe {
                 *(*self.remote).tts_values.add(attribute) = value;

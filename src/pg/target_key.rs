@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 use super::Oid;
 use super::decoded::DecodedRelation;
+use super::delta::mark;
 use super::key_bytes::{KeyColumns, RowKey};
 use super::locate::KeyIndex;
 use super::names::table_oid;
@@ -104,7 +105,8 @@ pub fn describe_local(_xact: &Xact, schema: &str, name: &str) -> Result<Relation
     // SAFETY: inside a transaction; a relation that was dropped in between raises; open while it is described
     unsafe {
         let relation = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32);
-        let (description, _) = DecodedRelation::new(relation).describe();
+        let (mut description, columns) = DecodedRelation::new(relation).describe();
+        mark(&mut description, &columns)?;
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
         Ok(description)
     }

@@ -10,7 +10,6 @@ use meld_core::ids::RelId;
 use meld_core::wire::RelationDescription;
 
 use crate::log::Result;
-use crate::pg::counter::CounterType;
 use crate::pg::decoded::DecodedRelation;
 use crate::pg::delta;
 use crate::pg::historic::{self, Key};
@@ -118,11 +117,7 @@ impl Publication {
         let actions = self.actions(relation.id())?;
         let (mut description, columns) = relation.describe();
         if actions != Actions::default() {
-            let counters = delta::marked(relation.id())?;
-            for (column, place) in description.columns.iter_mut().zip(&columns) {
-                let is_marked = counters.iter().any(|&number| usize::try_from(number) == Ok(place.attribute + 1));
-                column.is_delta = is_marked && CounterType::of(place.type_oid).is_some();
-            }
+            delta::mark(&mut description, &columns)?;
         }
         // the forms of columns are looked up in vain if nothing of the table is sent
         let columns = if actions == Actions::default() { &[] } else { columns.as_slice() };

@@ -139,6 +139,12 @@ impl HeapStore<'_> {
 
     /// The row in the target's slots goes, if there is one, and leaves a tombstone.
     pub(super) fn bury_at(&mut self, table: usize, seen: Seen, grave: Grave) -> Result<()> {
+        // the stamp of the transaction that writes it need not be said
+        let implied = self.committer == Committer::Remote && grave.stamp == self.remote.stamp;
+        let has_counters = !self.open(table).counters.is_empty();
+        if has_counters {
+            self.bury_counters(table, seen, Some(grave), implied)?;
+        }
         let target = &mut self.tables.get(table).target;
         let oid = target.oid();
         let key = target.row_key(RowSide::Remote);
@@ -150,9 +156,9 @@ impl HeapStore<'_> {
         } else {
             self.tables.note_dead(table);
         }
-        // the stamp of the transaction that writes it need not be said
-        let implied = self.committer == Committer::Remote && grave.stamp == self.remote.stamp;
-        self.tables.tombstones.put(oid, &key, &NewTombstone::plain(grave, implied));
+        if !has_counters {
+            self.tables.tombstones.put(oid, &key, &NewTombstone::plain(grave, implied));
+        }
         Ok(())
     }
 
@@ -199,10 +205,6 @@ fn look_before_insert(target: &mut Target) -> Result<Option<Found>> {
         }
     }
     Ok(None)
-}
-
-pub fn no_counters() -> Failure {
-    Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, "contributions to delta columns are not supported yet")
 }
 
 /// The rule asked for something of a row that was not shown to it.

@@ -4,6 +4,7 @@
 //! the row that was found, locked, in its local one. Any other row is called by its name, and looked for again by each
 //! function that needs it; it was locked when it was first met.
 
+mod counter;
 mod heap;
 mod linked;
 
@@ -13,7 +14,7 @@ use meld_core::ids::Xid;
 use meld_core::lsn::Lsn;
 use meld_core::time::Stamp;
 
-pub use self::heap::no_counters;
+pub use self::counter::{Said, contribution};
 use self::heap::not_in_hand;
 use super::fetch::Fetcher;
 use super::fetched::Fetched;
@@ -22,6 +23,7 @@ use super::tables::Tables;
 use crate::conflict::Writers;
 use crate::log::{Failure, Result};
 use crate::pg::Snapshots;
+use crate::pg::counter::Amount;
 use crate::pg::target::RowSide;
 
 /// How often an insert looks again for a row that was there a moment ago.
@@ -50,7 +52,12 @@ pub struct InHand {
     pub operation: Operation,
     pub row: Row,
     /// What `find` saw last.
+    here: Here,
     seen: Seen,
+    /// What it says about the counters of its key.
+    said: Said,
+    /// What it has added to them, and is not written yet.
+    pending: Vec<Amount>,
     /// The remote slot holds what was fetched instead of what came.
     has_fetched: bool,
 }
@@ -76,8 +83,9 @@ pub struct HeapStore<'s> {
 }
 
 impl InHand {
-    pub fn new(table: usize, operation: Operation) -> InHand {
-        InHand { table, operation, row: Row::unnamed(), seen: Seen::default(), has_fetched: false }
+    pub fn new(table: usize, operation: Operation, said: Said) -> InHand {
+        let (here, seen) = (Here::Nothing, Seen::default());
+        InHand { table, operation, row: Row::unnamed(), here, seen, said, pending: Vec::new(), has_fetched: false }
     }
 }
 
@@ -91,6 +99,7 @@ impl RowStore for HeapStore<'_> {
                 let found = self.look_for_in_hand(table, operation)?;
                 let (here, seen) = self.state(table, found, operation != Operation::Delete)?;
                 if let Some(in_hand) = &mut self.in_hand {
+                    in_hand.here = here;
                     in_hand.seen = seen;
                 }
                 Ok(here)
@@ -116,6 +125,7 @@ impl RowStore for HeapStore<'_> {
         self.take(row, values)?;
         let Some(in_hand) = &self.in_hand else { return Err(not_in_hand()) };
         let (table, seen) = (in_hand.table, in_hand.seen);
+        self.fill_counters(table, seen)?;
         let target = &mut self.tables.get(table).target;
         if seen.is_live {
             target.update();
@@ -154,15 +164,15 @@ impl RowStore for HeapStore<'_> {
     }
 
     fn count(&mut self, _row: &Row) -> Result<()> {
-        Err(no_counters())
+        self.add_contribution()
     }
 
-    fn voided(&mut self, _row: &Row, _tombstone: Stamp) -> Result<Option<Stamp>> {
-        Err(no_counters())
+    fn voided(&mut self, row: &Row, tombstone: Stamp) -> Result<Option<Stamp>> {
+        Ok(self.registered_void(row, tombstone)?.map(|registered| registered.by))
     }
 
-    fn void(&mut self, _row: &Row, _tombstone: Stamp, _by: Stamp) -> Result<()> {
-        Err(no_counters())
+    fn void(&mut self, row: &Row, tombstone: Stamp, by: Stamp) -> Result<()> {
+        self.register_void(row, tombstone, by)
     }
 
     fn fetch(&mut self, row: &Row) -> Result<Answer> {

@@ -1,4 +1,4 @@
-//! Delta columns: what each node adds counts once on every node, whatever becomes of the rest of the row.
+//! The functions: what they refuse, and what they do.
 
 use meld_cluster_tests::{Plan, mesh, refusal::refused};
 

@@ -1,0 +1,4 @@
+//! Delta columns: what each node adds counts once on every node, whatever becomes of the rest of the row.
+
+mod functions;
+mod sums;
