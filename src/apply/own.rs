@@ -61,7 +61,7 @@ fn one_round(
     around: &mut Surroundings<'_>,
     conflicts: &mut Vec<ConflictType>,
 ) -> Result<Round> {
-    let mut tables = Tables::begin(alone)?;
+    let mut tables = Tables::begin(alone);
     conflicts.clear();
     let mut store = HeapStore {
         tables: &mut tables,

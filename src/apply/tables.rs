@@ -59,15 +59,15 @@ pub struct Tables {
 
 impl Tables {
     /// `alone`: tables in which nobody else may put rows where none is until this transaction ends.
-    pub fn begin(alone: &BTreeSet<RelId>) -> Result<Tables> {
+    pub fn begin(alone: &BTreeSet<RelId>) -> Tables {
         let xact = Xact::begin();
         // in the order of their oids, and before anything else is locked: nobody waits for another in a circle
         alone.iter().for_each(|table| key_lock::lock(&xact, Oid::from(table.0), KeyLock::Exclusive));
         let memory = ChangeMemory::new(&xact);
-        let (tombstones, overrides) = (Tombstones::open()?, Overrides::open()?);
+        let (tombstones, overrides) = (Tombstones::default(), Overrides::default());
         let (open, by_relation) = (Vec::new(), HashMap::new());
         let (voids, dead) = (None, Vec::new());
-        Ok(Tables { xact, memory, tombstones, overrides, voids, open, by_relation, dead, is_immediate: false })
+        Tables { xact, memory, tombstones, overrides, voids, open, by_relation, dead, is_immediate: false }
     }
 
     /// The table of a relation of the stream.

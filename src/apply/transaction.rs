@@ -178,7 +178,7 @@ impl RemoteTransaction {
             }
             let tables = match &mut self.tables {
                 Some(tables) => tables,
-                None => self.tables.insert(Tables::begin(&self.alone)?),
+                None => self.tables.insert(Tables::begin(&self.alone)),
             };
             let mut step = step::Step {
                 tables,

@@ -4,7 +4,6 @@
 //! snapshot sees until the transaction has written something, then what the last statement left.
 
 pub mod delta;
-#[allow(dead_code, reason = "called once the convergence rule is")]
 pub mod foreign_key;
 #[cfg(any(test, feature = "pg_test"))]
 mod foreign_key_tests;

@@ -20,11 +20,14 @@ pub struct Overrides {
     rows: KeyedTable,
 }
 
-impl Overrides {
-    pub fn open() -> Result<Overrides> {
-        Ok(Overrides { rows: KeyedTable::open(c"row_stamp_override", c"row_stamp_override_pkey")? })
+impl Default for Overrides {
+    /// Not opened before it is needed.
+    fn default() -> Overrides {
+        Overrides { rows: KeyedTable::new(c"row_stamp_override", c"row_stamp_override_pkey") }
     }
+}
 
+impl Overrides {
     pub fn close(self) {
         self.rows.close();
     }
@@ -51,7 +54,7 @@ impl Overrides {
         gate::raise(table, Kind::Override);
         self.clear(table, key)?;
         let cells = [Cell::Time(stamp.commit_ts), Cell::Int4(i32::from(stamp.node.0))];
-        self.rows.insert(table, key, &cells);
+        self.rows.insert(table, key, &cells)?;
         keyed::seen();
         Ok(())
     }

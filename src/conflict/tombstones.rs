@@ -61,11 +61,14 @@ impl NewTombstone<'_> {
 /// The stamp of a residue that waits.
 const WAITING: Timestamp = Timestamp(i64::MIN);
 
-impl Tombstones {
-    pub fn open() -> Result<Tombstones> {
-        Ok(Tombstones { rows: KeyedTable::open(c"tombstone", c"tombstone_key")? })
+impl Default for Tombstones {
+    /// Not opened before it is needed.
+    fn default() -> Tombstones {
+        Tombstones { rows: KeyedTable::new(c"tombstone", c"tombstone_key") }
     }
+}
 
+impl Tombstones {
     pub fn close(self) {
         self.rows.close();
     }
@@ -98,7 +101,7 @@ impl Tombstones {
         Ok(kept.and_then(|kept| kept.tombstone.grave).map(|grave| grave.stamp))
     }
 
-    pub fn put(&mut self, table: Oid, key: &RowKey, new: &NewTombstone<'_>) {
+    pub fn put(&mut self, table: Oid, key: &RowKey, new: &NewTombstone<'_>) -> Result<()> {
         gate::raise(table, Kind::Tombstone);
         let stamp = match new.grave {
             None => Some(Stamp { commit_ts: WAITING, node: meld_core::ids::NodeId(0) }),
@@ -116,7 +119,7 @@ impl Tombstones {
             new.key_values.map_or(Cell::Null, Cell::Texts),
             new.residue.map_or(Cell::Null, Cell::Texts),
         ];
-        self.rows.insert(table, key, &cells);
+        self.rows.insert(table, key, &cells)
     }
 
     /// Removes all tombstones of a key, whose row is back.
@@ -141,7 +144,7 @@ impl Tombstones {
             Ok(true)
         })?;
         covered.into_iter().for_each(|place| self.rows.delete(place));
-        self.put(table, &RowKey::default(), &NewTombstone::plain(Grave { stamp: own, removed: None }, true));
+        self.put(table, &RowKey::default(), &NewTombstone::plain(Grave { stamp: own, removed: None }, true))?;
         keyed::seen();
         Ok(())
     }

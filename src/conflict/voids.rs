@@ -35,7 +35,7 @@ pub struct Registered {
 
 impl Voids {
     pub fn open() -> Result<Voids> {
-        Ok(Voids { rows: KeyedTable::open(c"void", c"void_pkey")? })
+        Ok(Voids { rows: KeyedTable::new(c"void", c"void_pkey") })
     }
 
     pub fn close(self) {
@@ -76,7 +76,7 @@ impl Voids {
             by.map_or(Cell::Null, node),
             Cell::Texts(residue),
         ];
-        self.rows.insert(table, key, &cells);
+        self.rows.insert(table, key, &cells)?;
         keyed::seen();
         Ok(())
     }

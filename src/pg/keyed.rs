@@ -3,7 +3,9 @@
 //! The tables have `relid oid` and `key bytea` as their first two columns and an index on both. Looking takes a snapshot
 //! of the moment, so that what was committed while this transaction waited for a lock is seen.
 
+use std::cell::Cell as Slot;
 use std::ffi::CStr;
+use std::marker::PhantomData;
 use std::ptr::null_mut;
 
 use meld_core::ids::{NodeId, Xid};
@@ -16,16 +18,24 @@ use super::key_bytes::RowKey;
 use super::origin::{Writer, writer_of};
 use crate::log::{Failure, Result};
 
-/// A table of meld's, open until it is closed or the transaction ends.
+/// A table of meld's, opened when it is needed, until it is closed or the transaction ends.
 pub struct KeyedTable {
+    name: &'static CStr,
+    index_name: &'static CStr,
+    opened: Slot<Option<Opened>>,
+    indexes: pg_sys::CatalogIndexState,
+}
+
+#[derive(Clone, Copy)]
+struct Opened {
     relation: pg_sys::Relation,
     index: Oid,
-    indexes: pg_sys::CatalogIndexState,
 }
 
 /// A row that a scan shows.
 pub struct KeyedRow<'t> {
-    table: &'t KeyedTable,
+    descriptor: pg_sys::TupleDesc,
+    table: PhantomData<&'t KeyedTable>,
     tuple: pg_sys::HeapTuple,
 }
 
@@ -52,33 +62,40 @@ pub enum Sight {
 }
 
 impl KeyedTable {
-    /// Opens `meld.<table>`.
-    pub fn open(table: &CStr, index: &CStr) -> Result<KeyedTable> {
+    /// `meld.<name>`, not opened yet.
+    pub const fn new(name: &'static CStr, index_name: &'static CStr) -> KeyedTable {
+        KeyedTable { name, index_name, opened: Slot::new(None), indexes: null_mut() }
+    }
+
+    fn opened(&self) -> Result<Opened> {
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened);
+        }
         // SAFETY: inside a transaction; names that are not there give InvalidOid
         unsafe {
             let namespace = pg_sys::get_namespace_oid(c"meld".as_ptr(), true);
-            let oid = pg_sys::get_relname_relid(table.as_ptr(), namespace);
-            let index = pg_sys::get_relname_relid(index.as_ptr(), namespace);
+            let oid = pg_sys::get_relname_relid(self.name.as_ptr(), namespace);
+            let index = pg_sys::get_relname_relid(self.index_name.as_ptr(), namespace);
             if oid == pg_sys::InvalidOid || index == pg_sys::InvalidOid {
-                return Err(Failure::new(
-                    PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-                    format!("table \"meld.{}\" does not exist", table.to_string_lossy()),
-                )
-                .hint("Update the extension with ALTER EXTENSION meld UPDATE."));
+                let message = format!("table \"meld.{}\" does not exist", self.name.to_string_lossy());
+                return Err(Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, message)
+                    .hint("Update the extension with ALTER EXTENSION meld UPDATE."));
             }
-            let relation = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32);
-            Ok(KeyedTable { relation, index, indexes: null_mut() })
+            let opened = Opened { relation: pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32), index };
+            self.opened.set(Some(opened));
+            Ok(opened)
         }
     }
 
     /// Gives back everything but the lock.
     pub fn close(self) {
-        // SAFETY: opened by `open` and `insert`, closed once
+        let Some(Opened { relation, .. }) = self.opened.get() else { return };
+        // SAFETY: opened by `opened` and `insert`, closed once
         unsafe {
             if !self.indexes.is_null() {
                 pg_sys::CatalogCloseIndexes(self.indexes);
             }
-            pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
+            pg_sys::table_close(relation, pg_sys::NoLock as i32);
         }
     }
 
@@ -90,6 +107,7 @@ impl KeyedTable {
         sight: Sight,
         mut look: impl FnMut(&KeyedRow<'_>) -> Result<bool>,
     ) -> Result<()> {
+        let Opened { relation: heap, index } = self.opened()?;
         let bytes = key.map(|key| key.0.as_slice().into_datum().unwrap_or(pg_sys::Datum::from(0_usize)));
         let mut keys = [pg_sys::ScanKeyData::default(); 2];
         // SAFETY: the table is open; keys, snapshots and the scan live until the end of the function, or are let go of by
@@ -119,14 +137,14 @@ impl KeyedTable {
                 Sight::Committed => pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()),
                 Sight::Open => &raw mut dirty,
             };
-            let scan = pg_sys::systable_beginscan(self.relation, self.index, true, snapshot, count, keys.as_mut_ptr());
+            let scan = pg_sys::systable_beginscan(heap, index, true, snapshot, count, keys.as_mut_ptr());
             let mut outcome = Ok(());
             loop {
                 let tuple = pg_sys::systable_getnext(scan);
                 if tuple.is_null() {
                     break;
                 }
-                match look(&KeyedRow { table: self, tuple }) {
+                match look(&KeyedRow { descriptor: (*heap).rd_att, table: PhantomData, tuple }) {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(failure) => {
@@ -144,13 +162,14 @@ impl KeyedTable {
     }
 
     /// Stores a row. It is seen by looks of this transaction after the next [`seen`].
-    pub fn insert(&mut self, relation: Oid, key: &RowKey, rest: &[Cell<'_>]) {
+    pub fn insert(&mut self, relation: Oid, key: &RowKey, rest: &[Cell<'_>]) -> Result<()> {
+        let Opened { relation: heap, .. } = self.opened()?;
         // SAFETY: the table is open; values and tuple are copies in the current memory context
         unsafe {
             if self.indexes.is_null() {
                 // kept as long as the table is open
                 let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
-                self.indexes = pg_sys::CatalogOpenIndexes(self.relation);
+                self.indexes = pg_sys::CatalogOpenIndexes(heap);
                 pg_sys::MemoryContextSwitchTo(before);
             }
             let mut values = vec![relation.into_datum(), key.0.as_slice().into_datum()];
@@ -158,17 +177,19 @@ impl KeyedTable {
             let mut nulls: Vec<bool> = values.iter().map(Option::is_none).collect();
             let mut datums: Vec<pg_sys::Datum> =
                 values.into_iter().map(|value| value.unwrap_or(pg_sys::Datum::from(0_usize))).collect();
-            let tuple = pg_sys::heap_form_tuple((*self.relation).rd_att, datums.as_mut_ptr(), nulls.as_mut_ptr());
-            pg_sys::CatalogTupleInsertWithInfo(self.relation, tuple, self.indexes);
+            let tuple = pg_sys::heap_form_tuple((*heap).rd_att, datums.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::CatalogTupleInsertWithInfo(heap, tuple, self.indexes);
             pg_sys::heap_freetuple(tuple);
         }
+        Ok(())
     }
 
     /// Removes a row that a scan of this transaction has shown. Raises if another transaction has removed it meanwhile.
     pub fn delete(&self, place: Place) {
+        let Some(Opened { relation, .. }) = self.opened.get() else { return };
         let mut place = place.0;
         // SAFETY: the table is open
-        unsafe { pg_sys::simple_heap_delete(self.relation, &mut place) }
+        unsafe { pg_sys::simple_heap_delete(relation, &mut place) }
     }
 }
 
@@ -216,7 +237,7 @@ impl KeyedRow<'_> {
         let mut is_null = true;
         // SAFETY: the table is open and has the column, of a type that `T` is read from; the tuple is the scan's
         unsafe {
-            let datum = pg_sys::heap_getattr(self.tuple, column, (*self.table.relation).rd_att, &mut is_null);
+            let datum = pg_sys::heap_getattr(self.tuple, column, self.descriptor, &mut is_null);
             T::from_datum(datum, is_null)
         }
     }

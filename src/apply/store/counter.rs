@@ -140,7 +140,7 @@ impl HeapStore<'_> {
             true => (None, None),
             false => (Some(residue), Some(key_values.as_slice())),
         };
-        self.tables.tombstones.put(oid, &key, &NewTombstone { grave, is_implied, since, residue, key_values });
+        self.tables.tombstones.put(oid, &key, &NewTombstone { grave, is_implied, since, residue, key_values })?;
     }
 
     /// Writes what the change has added, if nothing that the rule did has taken it along.

@@ -157,7 +157,7 @@ impl HeapStore<'_> {
             self.tables.note_dead(table);
         }
         if !has_counters {
-            self.tables.tombstones.put(oid, &key, &NewTombstone::plain(grave, implied));
+            self.tables.tombstones.put(oid, &key, &NewTombstone::plain(grave, implied))?;
         }
         Ok(())
     }
