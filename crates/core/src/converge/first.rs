@@ -4,6 +4,8 @@
 //! replicated like any other local transaction. The state may have moved on since the need was found (local users go on
 //! writing), so each item looks again; the remote transaction is then applied again and finds what is left to do.
 
+use std::collections::BTreeSet;
+
 use super::port::{First, Here, LinkedStore, Outcome, Removal, Values};
 use super::removal::{removals_of_children, strikes, take_away};
 use crate::conflict::{Conflict, ConflictType, Resolution};
@@ -28,24 +30,45 @@ pub fn carry_out<S: LinkedStore>(
     Ok(Outcome::Applied)
 }
 
-/// Children go before their parents, here and in the stream, so that no node has to remove them once more.
+/// A removal whose children go first.
+struct UnderWay<R> {
+    removal: Removal<R>,
+    here: Here,
+    /// The next one last.
+    children: Vec<Removal<R>>,
+}
+
+/// Children go before their parents, here and in the stream, so that no node has to remove them once more. Rows may refer
+/// to each other in a circle, and in chains of any length: each goes once, and nothing here calls itself.
 fn remove<S: LinkedStore>(removal: &Removal<S::Row>, led_by: Stamp, store: &mut S) -> Result<bool, S::Error> {
-    let here = store.find(&removal.row)?;
-    match strikes(here, removal.version) {
-        None => return Ok(false),
-        Some(false) => return Ok(true),
-        Some(true) => {}
-    }
-    if matches!(here, Here::Live(_)) {
-        for child in removals_of_children(&removal.row, led_by, store)? {
-            if !remove(&child, led_by, store)? {
-                return Ok(false);
+    let mut met = BTreeSet::from([removal.row.clone()]);
+    let mut next = Some(removal.clone());
+    let mut path: Vec<UnderWay<S::Row>> = Vec::new();
+    loop {
+        if let Some(removal) = next.take() {
+            let here = store.find(&removal.row)?;
+            match strikes(here, removal.version) {
+                None => return Ok(false),
+                Some(false) => {}
+                Some(true) => {
+                    let is_live = matches!(here, Here::Live(_));
+                    let mut children =
+                        if is_live { removals_of_children(&removal.row, led_by, store)? } else { Vec::new() };
+                    children.reverse();
+                    path.push(UnderWay { removal, here, children });
+                }
+            }
+        }
+        let Some(last) = path.last_mut() else { return Ok(true) };
+        match last.children.pop() {
+            Some(child) => next = met.insert(child.row.clone()).then_some(child),
+            None => {
+                store.announce(&last.removal)?;
+                take_away(&last.removal, last.here, store)?;
+                path.pop();
             }
         }
     }
-    store.announce(removal)?;
-    take_away(removal, here, store)?;
-    Ok(true)
 }
 
 fn keep_parent<S: LinkedStore>(

@@ -20,6 +20,8 @@
 //! versions depends on the two alone.
 
 mod first;
+#[cfg(test)]
+mod first_tests;
 mod foreign_key;
 pub mod port;
 mod removal;
