@@ -120,8 +120,7 @@ impl HeapStore<'_> {
         // the later of the two transactions; one of this node's own is later than all that it knows
         let before = kept.and_then(|kept| kept.tombstone.since);
         let since = before.filter(|before| self.committer == Committer::Remote && *before > self.remote.stamp);
-        self.write_tombstone(table, grave, implied, since, &counters.residue(&amounts));
-        Ok(())
+        self.write_tombstone(table, grave, implied, since, &counters.residue(&amounts))
     }
 
     fn write_tombstone(
@@ -131,7 +130,7 @@ impl HeapStore<'_> {
         is_implied: bool,
         since: Option<Stamp>,
         residue: &[String],
-    ) {
+    ) -> Result<()> {
         let open = self.tables.get(table);
         let key_values: Vec<String> =
             open.target.key_values(RowSide::Remote).into_iter().map(|(_, text)| text).collect();
@@ -140,7 +139,7 @@ impl HeapStore<'_> {
             true => (None, None),
             false => (Some(residue), Some(key_values.as_slice())),
         };
-        self.tables.tombstones.put(oid, &key, &NewTombstone { grave, is_implied, since, residue, key_values })?;
+        self.tables.tombstones.put(oid, &key, &NewTombstone { grave, is_implied, since, residue, key_values })
     }
 
     /// Writes what the change has added, if nothing that the rule did has taken it along.
@@ -192,7 +191,7 @@ impl HeapStore<'_> {
         let since = kept.and_then(|kept| kept.tombstone.since);
         let residue = counters.residue(&amounts);
         if grave.is_some() || !residue.is_empty() {
-            self.write_tombstone(table, grave, false, since, &residue);
+            self.write_tombstone(table, grave, false, since, &residue)?;
         }
         Ok(())
     }
