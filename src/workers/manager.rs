@@ -170,6 +170,8 @@ impl Manager {
             return IDLE;
         }
         if link.launched.take().is_some() {
+            // one that is not wanted any more may have seen so itself
+            link.stopping |= !wanted;
             link.note_end(now);
         }
         if !wanted {
