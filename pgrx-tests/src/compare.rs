@@ -114,6 +114,16 @@ fn dump(node: &Node, table: &str, aspect: Aspect) -> BTreeMap<String, i64> {
     node.rows(&sql, &[]).iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
+/// A line with a large value, to be read by people.
+fn cut(line: &str) -> String {
+    let (head, tail) = (line.chars().take(160).collect::<String>(), line.chars().rev().take(160).collect::<Vec<_>>());
+    if line.len() < 400 {
+        line.to_owned()
+    } else {
+        format!("{head} ... {}", tail.into_iter().rev().collect::<String>())
+    }
+}
+
 /// The rows that only one of two nodes has.
 fn difference(a: &Node, b: &Node, table: &str, aspect: Aspect) -> String {
     let (rows_a, rows_b) = (dump(a, table, aspect), dump(b, table, aspect));
@@ -125,6 +135,6 @@ fn difference(a: &Node, b: &Node, table: &str, aspect: Aspect) -> String {
     shown.sort();
     let total = shown.len();
     shown.truncate(SHOWN);
-    let lines: String = shown.iter().map(|(line, name)| format!("  {name}: {line}\n")).collect();
+    let lines: String = shown.iter().map(|(line, name)| format!("  {name}: {}\n", cut(line))).collect();
     format!("{table}: {total} rows are not the same on {} and {}\n{lines}", a.name, b.name)
 }

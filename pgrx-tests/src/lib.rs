@@ -9,6 +9,7 @@
 //!
 //! Servers run as an ordinary OS user (PostgreSQL refuses root), on private sockets and ports of 127.0.0.1.
 
+pub mod account;
 pub mod audit;
 pub mod cluster;
 pub mod compare;

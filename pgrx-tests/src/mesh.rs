@@ -119,7 +119,7 @@ pub fn reconnect(cluster: &Cluster) {
     for (subscriber, provider) in cluster.links() {
         set_enabled(subscriber, provider, true);
     }
-    settle::settle(cluster);
+    settle::settle_decisions(cluster);
 }
 
 /// Stops or starts one link; a stopped one has no worker left when this returns.
