@@ -182,6 +182,11 @@ LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'meld_row_trigger';
 COMMENT ON FUNCTION meld.row_trigger() IS 'internal: notes which version of a row is replaced';
 REVOKE ALL ON FUNCTION meld.row_trigger() FROM PUBLIC;
 
+CREATE FUNCTION meld.counter_trigger() RETURNS trigger
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'meld_counter_trigger';
+COMMENT ON FUNCTION meld.counter_trigger() IS 'internal: tells what a new row is to the counters of its key';
+REVOKE ALL ON FUNCTION meld.counter_trigger() FROM PUBLIC;
+
 -- Waiting
 
 CREATE FUNCTION meld.sync_event() RETURNS pg_lsn

@@ -1,21 +1,11 @@
 //! Which node a replication origin of this server stands for: `meld.origin`.
 
-use std::collections::HashMap;
-
 use meld_core::ids::NodeId;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::query;
 use crate::log::{Failure, Result};
 use crate::pg::xact::Xact;
-
-/// The node of each origin number.
-pub fn node_ids() -> Result<HashMap<u16, NodeId>> {
-    let pairs = query::rows("SELECT roident::int8, node_id FROM meld.origin", &[], |row| {
-        Ok((row.get::<i64>(1)? as u16, super::node::checked_id(row.get(2)?)?))
-    })?;
-    Ok(pairs.into_iter().collect())
-}
 
 /// The number of the origin of that name, which stands for `node`. Origin and row are made if they are not there, and
 /// stay for good: the stamps of the rows that came by it are read through them.

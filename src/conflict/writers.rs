@@ -10,9 +10,12 @@ use meld_core::apply::LocalStamp;
 use meld_core::ids::NodeId;
 use meld_core::time::{Stamp, Timestamp};
 
+use pgrx::prelude::PgSqlErrorCode;
+
 use crate::catalog;
 use crate::catalog::Node;
-use crate::log::Result;
+use crate::log::{Failure, Result};
+use crate::pg::historic;
 use crate::pg::origin::Writer;
 
 /// Who is who among the origins of this server.
@@ -30,9 +33,23 @@ impl Writers {
     pub fn read(local: &Node) -> Result<Writers> {
         Ok(Writers {
             local_node: local.identity.id,
-            node_of_origin: catalog::origin::node_ids()?,
+            node_of_origin: node_ids()?,
             forgotten_before: catalog::node::created_at()?,
         })
+    }
+
+    /// Reads the catalog past the rights of the session's user, for a trigger of his statement.
+    pub fn read_past_rights() -> Result<Writers> {
+        let local = historic::read(c"local_node", None, &[c"node_id", c"created_at"], |row| {
+            Ok((NodeId::checked(row.int4(0)?), Timestamp(row.timestamp(1)?)))
+        })?;
+        let Some(&(Some(local_node), forgotten_before)) = local.unwrap_or_default().first() else {
+            return Err(Failure::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "this database is not a node of meld",
+            ));
+        };
+        Ok(Writers { local_node, node_of_origin: node_ids()?, forgotten_before })
     }
 
     pub fn stamp(&mut self, writer: Writer) -> Result<LocalStamp> {
@@ -52,8 +69,15 @@ impl Writers {
             return Ok(self.local_node);
         }
         if !self.node_of_origin.contains_key(&roident) {
-            self.node_of_origin = catalog::origin::node_ids()?;
+            self.node_of_origin = node_ids()?;
         }
         Ok(self.node_of_origin.get(&roident).copied().unwrap_or(self.local_node))
     }
+}
+
+fn node_ids() -> Result<HashMap<u16, NodeId>> {
+    let origins = historic::read(c"origin", None, &[c"roident", c"node_id"], |row| {
+        Ok((u16::try_from(row.oid(0)?).ok(), NodeId::checked(row.int4(1)?)))
+    })?;
+    Ok(origins.unwrap_or_default().into_iter().filter_map(|(roident, node)| Some((roident?, node?))).collect())
 }

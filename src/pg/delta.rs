@@ -18,8 +18,10 @@ use pgrx::prelude::PgSqlErrorCode;
 
 use super::counter::{Amount, CounterType};
 use super::decoded::PublishedColumn;
+use super::decoding_session::TextFormats;
 use super::historic::{self, Key};
 use super::invalidation::Invalidations;
+use super::row_key;
 use crate::log::{Failure, Result};
 
 /// A counter of a table.
@@ -166,4 +168,43 @@ pub(super) unsafe fn amounts_tuple(relation: pg_sys::Relation, columns: &[DeltaC
     };
     // SAFETY: see above
     unsafe { tuple(relation, text) }
+}
+
+/// One counter of a residue, as it is kept with a tombstone: the number of its column and its amount, unless that is zero.
+pub(super) fn kept(column: &DeltaColumn, amount: &Amount) -> Option<String> {
+    (!amount.is_zero()).then(|| format!("{}={}", column.attribute + 1, amount.text()))
+}
+
+/// The amount of a counter in a residue.
+pub(super) fn amount_kept(column: &DeltaColumn, residue: &[String]) -> Result<Amount> {
+    let prefix = format!("{}=", column.attribute + 1);
+    match residue.iter().find_map(|entry| entry.strip_prefix(&prefix)) {
+        Some(text) => column.kind.parse(text.as_bytes()),
+        None => Ok(column.kind.zero()),
+    }
+}
+
+/// The key of a row as text that depends on no setting, in the order of the key's columns, with the place of each column.
+/// None if the table has no key.
+///
+/// # Safety
+/// An open relation, in a transaction, and a row of it.
+pub(super) unsafe fn key_texts(relation: pg_sys::Relation, row: pg_sys::HeapTuple) -> Option<Vec<(usize, String)>> {
+    // SAFETY: see above; printed values are copied
+    let text = |number: pg_sys::AttrNumber| unsafe {
+        let place = usize::try_from(number - 1).ok()?;
+        let descriptor = (*relation).rd_att;
+        let value = pgrx::htup::heap_getattr_raw(row, NonZeroUsize::MIN.saturating_add(place), descriptor)?;
+        let column = pgrx::PgTupleDesc::from_pg_unchecked(descriptor).get(place)?.atttypid;
+        let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
+        pg_sys::getTypeOutputInfo(column, &mut function, &mut is_varlena);
+        let text = CStr::from_ptr(pg_sys::OidOutputFunctionCall(function, value));
+        Some((place, text.to_string_lossy().into_owned()))
+    };
+    // SAFETY: see above
+    let attributes = unsafe { row_key::key_attributes(relation) };
+    let mut formats = TextFormats::set();
+    let texts: Option<Vec<_>> = attributes.into_iter().map(text).collect();
+    formats.restore();
+    texts.filter(|texts| !texts.is_empty())
 }

@@ -81,6 +81,15 @@ impl CatalogRow<'_> {
         Ok(self.datum(column, pg_sys::INT8OID)?.value() as i64)
     }
 
+    pub fn oid(&self, column: usize) -> Result<u32> {
+        Ok(self.datum(column, pg_sys::OIDOID)?.value() as u32)
+    }
+
+    /// Microseconds since 2000-01-01 00:00 UTC.
+    pub fn timestamp(&self, column: usize) -> Result<i64> {
+        Ok(self.datum(column, pg_sys::TIMESTAMPTZOID)?.value() as i64)
+    }
+
     pub fn boolean(&self, column: usize) -> Result<bool> {
         Ok(self.datum(column, pg_sys::BOOLOID)?.value() as u8 != 0)
     }

@@ -5,6 +5,7 @@
 //! is a `&Xact`). A server call may raise; pgrx turns that into a panic that unwinds Rust frames, so nothing with a
 //! destructor may live inside a guarded closure's C frames. Only the main thread of a process may call anything here.
 
+pub mod born_row;
 pub mod clash;
 mod clash_rule;
 #[cfg(any(test, feature = "pg_test"))]

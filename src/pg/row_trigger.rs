@@ -19,6 +19,19 @@ use crate::log::{Failure, Result};
 #[repr(transparent)]
 pub struct Call(pg_sys::FunctionCallInfo);
 
+impl Call {
+    pub(super) fn trigger_data(&self) -> Option<&pg_sys::TriggerData> {
+        // SAFETY: the server's own call; a node that calls itself trigger data is that, and lives as long as the call
+        unsafe {
+            let context = (*self.0).context;
+            if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+                return None;
+            }
+            Some(&*context.cast::<pg_sys::TriggerData>())
+        }
+    }
+}
+
 /// What the server gets back.
 pub type Answer = pg_sys::Datum;
 
@@ -27,6 +40,37 @@ pub type CallingConvention = pg_sys::Pg_finfo_record;
 
 pub const CALLING_CONVENTION: CallingConvention = pg_sys::Pg_finfo_record { api_version: 1 };
 
+/// What the tombstone of a row with delta columns has beside its stamp.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Residue {
+    /// As `pg::delta` keeps it, not all zero.
+    pub counters: Vec<String>,
+    /// The key as text, in the order of its columns.
+    pub key_values: Vec<String>,
+}
+
+impl Residue {
+    /// # Safety
+    /// An open relation, in a transaction, and a row of it.
+    unsafe fn of(relation: pg_sys::Relation, row: pg_sys::HeapTuple) -> Result<Option<Residue>> {
+        // SAFETY: see above
+        unsafe {
+            let columns = delta::of(relation)?;
+            if columns.is_empty() {
+                return Ok(None);
+            }
+            let amounts = delta::amounts(relation, row, &columns)?;
+            let counters: Vec<String> =
+                columns.iter().zip(&amounts).filter_map(|(column, amount)| delta::kept(column, amount)).collect();
+            if counters.is_empty() {
+                return Ok(None);
+            }
+            let key = delta::key_texts(relation, row).unwrap_or_default();
+            Ok(Some(Residue { counters, key_values: key.into_iter().map(|(_, text)| text).collect() }))
+        }
+    }
+}
+
 /// A row that is about to be replaced or deleted.
 pub struct OldRow<'a> {
     data: &'a pg_sys::TriggerData,
@@ -34,15 +78,19 @@ pub struct OldRow<'a> {
     call: PhantomData<&'a Call>,
 }
 
-/// Exports a function of an [`OldRow`] as the C function of a BEFORE ROW trigger, which lets the change go on as it is.
+/// Exports a function of an [`OldRow`] as the C function of a BEFORE ROW trigger, which lets the change go on as it is; or
+/// one of what another runner takes from the call.
 #[macro_export]
 macro_rules! row_trigger_entry {
     ($name:ident, $info:ident => $look:path) => {
+        $crate::row_trigger_entry!($name, $info => $crate::pg::row_trigger::run, $look);
+    };
+    ($name:ident, $info:ident => $run:path, $look:path) => {
         #[doc = concat!("Trigger function for the server; runs [`", stringify!($look), "`].")]
         #[unsafe(no_mangle)]
         #[pgrx::pg_guard]
         pub extern "C-unwind" fn $name(call: $crate::pg::row_trigger::Call) -> $crate::pg::row_trigger::Answer {
-            $crate::pg::row_trigger::run(&call, $look)
+            $run(&call, $look)
         }
 
         #[doc = concat!("How to call `", stringify!($name), "`.")]
@@ -71,14 +119,7 @@ pub fn run(call: &Call, look: impl FnOnce(&OldRow<'_>)) -> Answer {
 
 impl<'a> OldRow<'a> {
     fn of(call: &'a Call) -> Option<OldRow<'a>> {
-        // SAFETY: the server's own call; a node that calls itself trigger data is that, and lives as long as the call
-        let data = unsafe {
-            let context = (*call.0).context;
-            if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-                return None;
-            }
-            &*context.cast::<pg_sys::TriggerData>()
-        };
+        let data = call.trigger_data()?;
         let timing = pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
         if data.tg_event & timing != pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_BEFORE {
             return None;
@@ -134,6 +175,12 @@ impl<'a> OldRow<'a> {
             delta::amounts(relation, self.data.tg_newtuple, &columns)?;
             Ok(Some(delta::amounts_tuple(relation, &columns, &old)))
         }
+    }
+
+    /// Of a table with delta columns: what is kept of them, and of the key, if the row goes.
+    pub fn residue(&self) -> Result<Option<Residue>> {
+        // SAFETY: the server keeps the table open and the row in memory for the call
+        unsafe { Residue::of(self.data.tg_relation, self.data.tg_trigtuple) }
     }
 
     /// The transaction that writes.

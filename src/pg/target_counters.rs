@@ -49,13 +49,13 @@ impl Counters {
     /// As they are kept with a tombstone: the amounts that are not zero, each with the number of its column. Counters that
     /// came or went meanwhile do no harm to it.
     pub fn residue(&self, amounts: &[Amount]) -> Vec<String> {
-        let of = |(counter, amount): (&Counter, &Amount)| kept(&counter.column, amount);
+        let of = |(counter, amount): (&Counter, &Amount)| delta::kept(&counter.column, amount);
         self.0.iter().zip(amounts).filter_map(of).collect()
     }
 
     /// The amounts of what [`Counters::residue`] made.
     pub fn of_residue(&self, residue: &[String]) -> Result<Vec<Amount>> {
-        self.0.iter().map(|counter| amount_kept(&counter.column, residue)).collect()
+        self.0.iter().map(|counter| delta::amount_kept(&counter.column, residue)).collect()
     }
 }
 
@@ -131,17 +131,5 @@ impl Target {
                 *(*self.remote).tts_isnull.add(attribute) = *(*self.local).tts_isnull.add(attribute);
             }
         }
-    }
-}
-
-fn kept(column: &DeltaColumn, amount: &Amount) -> Option<String> {
-    (!amount.is_zero()).then(|| format!("{}={}", column.attribute + 1, amount.text()))
-}
-
-fn amount_kept(column: &DeltaColumn, residue: &[String]) -> Result<Amount> {
-    let prefix = format!("{}=", column.attribute + 1);
-    match residue.iter().find_map(|entry| entry.strip_prefix(&prefix)) {
-        Some(text) => column.kind.parse(text.as_bytes()),
-        None => Ok(column.kind.zero()),
     }
 }

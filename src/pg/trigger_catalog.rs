@@ -14,15 +14,41 @@ use super::Oid;
 /// those of users, so that it sees a row that really is about to change.
 const NAME: &CStr = c"~~meld";
 
-/// Makes a trigger that fires before each UPDATE or DELETE of a row, whatever `session_replication_role` is. Waits
-/// until nobody writes to the table.
-pub fn create(table: Oid, function: Oid) {
+/// What a trigger fires at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Before each UPDATE or DELETE of a row.
+    Row,
+    /// After each INSERT or UPDATE of a row.
+    Counter,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 2] = [Kind::Row, Kind::Counter];
+
+    fn timing(self) -> u32 {
+        match self {
+            Kind::Row => pg_sys::TRIGGER_TYPE_BEFORE,
+            Kind::Counter => pg_sys::TRIGGER_TYPE_AFTER,
+        }
+    }
+
+    fn events(self) -> u32 {
+        match self {
+            Kind::Row => pg_sys::TRIGGER_TYPE_UPDATE | pg_sys::TRIGGER_TYPE_DELETE,
+            Kind::Counter => pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE,
+        }
+    }
+}
+
+/// Makes a trigger that fires whatever `session_replication_role` is. Waits until nobody writes to the table.
+pub fn create(table: Oid, function: Oid, kind: Kind) {
     let mut statement = pg_sys::CreateTrigStmt {
         type_: pg_sys::NodeTag::T_CreateTrigStmt,
         trigname: NAME.as_ptr().cast_mut(),
         row: true,
-        timing: pg_sys::TRIGGER_TYPE_BEFORE as i16,
-        events: (pg_sys::TRIGGER_TYPE_UPDATE | pg_sys::TRIGGER_TYPE_DELETE) as i16,
+        timing: kind.timing() as i16,
+        events: kind.events() as i16,
         ..Default::default()
     };
     let none = pg_sys::InvalidOid;

@@ -8,6 +8,7 @@
 //! Owners are refused to drop or rename the trigger by a hook in front of their statement.
 
 mod origins;
+mod rebirth;
 mod upkeep;
 mod versions;
 

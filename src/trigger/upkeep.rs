@@ -5,6 +5,7 @@ use pgrx::prelude::PgSqlErrorCode;
 use crate::catalog::{repset, row_trigger};
 use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
+use crate::pg::trigger_catalog::Kind;
 use crate::pg::{Oid, trigger_catalog, worker, xact};
 
 /// What came of looking after the triggers.
@@ -15,25 +16,28 @@ pub enum Upkeep {
     Busy,
 }
 
-/// Gives a table its trigger, or takes it away, after the table went into a replication set or out of one. The caller
-/// holds the lock on the sets.
+/// Gives a table its triggers, or takes them away, after the table went into a replication set or out of one, or its delta
+/// columns changed. The caller holds the lock on the sets.
 pub fn follow_sets(table: Oid) -> Result<()> {
-    let function = row_trigger::function()?.ok_or_else(|| {
-        Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION, "function meld.row_trigger() does not exist")
-            .hint("Update the extension with ALTER EXTENSION meld UPDATE.")
-    })?;
-    settle(table, function)
+    for kind in Kind::ALL {
+        let function = row_trigger::function(kind)?.ok_or_else(|| {
+            Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION, "a trigger function of meld does not exist")
+                .hint("Update the extension with ALTER EXTENSION meld UPDATE.")
+        })?;
+        settle(table, kind, function)?;
+    }
+    Ok(())
 }
 
-fn settle(table: Oid, function: Oid) -> Result<()> {
+fn settle(table: Oid, kind: Kind, function: Oid) -> Result<()> {
     let present = row_trigger::of_table(table, function)?;
-    let is_wanted = row_trigger::is_wanted(table)?;
+    let is_wanted = row_trigger::is_wanted(table, kind)?;
     if is_wanted && matches!(present[..], [only] if only.fires_always) {
         return Ok(());
     }
     present.into_iter().for_each(|trigger| trigger_catalog::remove(trigger.oid));
     if is_wanted {
-        trigger_catalog::create(table, function);
+        trigger_catalog::create(table, function, kind);
     }
     Ok(())
 }
@@ -41,9 +45,14 @@ fn settle(table: Oid, function: Oid) -> Result<()> {
 /// Puts right what somebody switched off, removed or left behind, a transaction for each table. In the manager, which
 /// waits for a lock for a short time only.
 pub fn repair() -> Upkeep {
+    let busy = Kind::ALL.into_iter().filter(|&kind| repair_kind(kind) == Upkeep::Busy);
+    if busy.count() > 0 { Upkeep::Busy } else { Upkeep::Done }
+}
+
+fn repair_kind(kind: Kind) -> Upkeep {
     let broken = trap(|| {
-        xact::in_transaction(|_| match row_trigger::function()? {
-            Some(function) => Ok((Some(function), row_trigger::to_repair(function)?)),
+        xact::in_transaction(|_| match row_trigger::function(kind)? {
+            Some(function) => Ok((Some(function), row_trigger::to_repair(kind, function)?)),
             None => Ok((None, Vec::new())),
         })
     });
@@ -67,7 +76,7 @@ pub fn repair() -> Upkeep {
                 let repaired = trap(|| {
                     xact::in_transaction(|_| {
                         repset::lock()?;
-                        settle(table, function)
+                        settle(table, kind, function)
                     })
                 });
                 match repaired {
