@@ -122,6 +122,17 @@ impl Tombstones {
         self.rows.insert(table, key, &cells)
     }
 
+    /// Tombstones of plain tables, with the stamp of the transaction that writes them, in the order of tables and keys.
+    pub fn put_keys<'k>(&mut self, keys: impl Iterator<Item = (Oid, &'k RowKey)> + Clone) -> Result<()> {
+        let mut last = None;
+        for (table, _) in keys.clone() {
+            if last.replace(table) != Some(table) {
+                gate::raise(table, Kind::Tombstone);
+            }
+        }
+        self.rows.insert_keys(keys)
+    }
+
     /// Removes all tombstones of a key, whose row is back.
     pub fn forget(&mut self, table: Oid, key: &RowKey) -> Result<()> {
         let mut places = Vec::new();

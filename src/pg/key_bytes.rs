@@ -7,11 +7,16 @@
 //!
 //! Used by the row trigger, by the apply worker, and by the functions that add tables to replication sets.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::CStr;
+use std::rc::Rc;
 use std::slice;
 
+use meld_core::ids::RelId;
 use pgrx::pg_sys;
 
+use super::invalidation::Invalidations;
 use super::row_key::{key_index, with_index};
 
 /// The bytes of a key.
@@ -110,18 +115,75 @@ impl KeyColumns {
     /// # Safety
     /// A row of the table, with its descriptor.
     pub(super) unsafe fn of_tuple(&self, row: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) -> Option<RowKey> {
-        let mut values = vec![pg_sys::Datum::from(0_usize); self.width];
-        let mut nulls = vec![true; self.width];
-        // SAFETY: the arrays are as wide as the row
-        unsafe {
-            pg_sys::heap_deform_tuple(row, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
-            self.encode(values.as_ptr(), nulls.as_ptr())
+        let mut bytes = Vec::with_capacity(16);
+        let is_only = self.columns.len() == 1;
+        for column in &self.columns {
+            let mut is_null = true;
+            // SAFETY: the row has the column
+            unsafe {
+                let value = pg_sys::heap_getattr(row, column.place as i32 + 1, descriptor, &mut is_null);
+                if is_null {
+                    return None;
+                }
+                append(&mut bytes, value, column.form, is_only);
+            }
         }
+        Some(RowKey(bytes))
+    }
+
+    /// The key of a row, unless another version of the row has the same.
+    ///
+    /// # Safety
+    /// Two rows of the table, with their descriptor.
+    pub(super) unsafe fn of_changed(
+        &self,
+        row: pg_sys::HeapTuple,
+        other: pg_sys::HeapTuple,
+        descriptor: pg_sys::TupleDesc,
+    ) -> Option<RowKey> {
+        // SAFETY: see above
+        let (key, new_key) = unsafe { (self.of_tuple(row, descriptor)?, self.of_tuple(other, descriptor)) };
+        (Some(&key) != new_key.as_ref()).then_some(key)
     }
 
     pub(super) fn width(&self) -> usize {
         self.width
     }
+}
+
+/// The key columns of a table, as this process knows them: asked for again when the table has changed.
+///
+/// # Safety
+/// An open relation, in a transaction.
+pub(super) unsafe fn known(relation: pg_sys::Relation) -> Option<Rc<KeyColumns>> {
+    // SAFETY: see above
+    let table = RelId(unsafe { (*relation).rd_id }.to_u32());
+    let known = KNOWN.with_borrow_mut(|known| {
+        let changed = known.invalidations.get_or_insert_with(Invalidations::listen).take();
+        if let Some(changed) = changed {
+            if changed.all_relations {
+                known.tables.clear();
+            }
+            changed.relations.iter().for_each(|relation| drop(known.tables.remove(relation)));
+        }
+        known.tables.get(&table).cloned()
+    });
+    known.unwrap_or_else(|| {
+        // SAFETY: see above. Nothing is borrowed meanwhile: a look-up may take in invalidations
+        let columns = unsafe { KeyColumns::of(relation) }.and_then(Result::ok).map(Rc::new);
+        KNOWN.with_borrow_mut(|known| known.tables.insert(table, columns.clone()));
+        columns
+    })
+}
+
+#[derive(Default)]
+struct Known {
+    tables: HashMap<RelId, Option<Rc<KeyColumns>>>,
+    invalidations: Option<Invalidations>,
+}
+
+thread_local! {
+    static KNOWN: RefCell<Known> = RefCell::default();
 }
 
 /// # Safety

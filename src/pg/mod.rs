@@ -32,6 +32,7 @@ pub mod keyed;
 mod locate;
 pub mod message;
 mod names;
+pub mod nesting;
 pub mod origin;
 pub mod output;
 pub mod prepared;

@@ -11,6 +11,7 @@ use meld_core::wire::Replacing;
 use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
+use super::key_bytes::{self, RowKey};
 use super::origin::{Writer, writer_of};
 use super::{delta, row_key};
 use crate::log::{Failure, Result};
@@ -153,6 +154,21 @@ impl<'a> OldRow<'a> {
                 return Writer::Forgotten;
             }
             writer_of(pg_sys::htup::HeapTupleHeaderGetRawXmin(header))
+        }
+    }
+
+    /// Its key, if the change takes it away: a DELETE, or an UPDATE that changes it. None for a table without a key, or
+    /// with one whose values can't be compared as bytes.
+    pub fn lost_key(&self) -> Option<RowKey> {
+        // SAFETY: the server keeps the table open and both rows in memory for the call
+        unsafe {
+            let relation = self.data.tg_relation;
+            let columns = key_bytes::known(relation)?;
+            let (old, descriptor) = (self.data.tg_trigtuple, (*relation).rd_att);
+            match self.change {
+                Replacing::Delete => columns.of_tuple(old, descriptor),
+                Replacing::Update => columns.of_changed(old, self.data.tg_newtuple, descriptor),
+            }
         }
     }
 

@@ -2,11 +2,12 @@
 //!
 //! In backends. If another node wrote the old row, `versions` puts a message with that version's stamp into WAL,
 //! directly before the change; the output plugin puts it into the change that it sends. A row that this node wrote itself
-//! costs a look at its stamp and no message. Which tables have the trigger follows the replication sets (`upkeep`): the
+//! costs a look at its stamp and no message. Keys that lose their row are noted for their tombstones (`deaths`). Which tables have the trigger follows the replication sets (`upkeep`): the
 //! functions that change a set call it, and the manager of the database looks after what somebody switched off.
 //!
 //! Owners are refused to drop or rename the trigger by a hook in front of their statement.
 
+mod deaths;
 mod origins;
 mod rebirth;
 mod upkeep;
@@ -21,6 +22,7 @@ use crate::pg::utility::{self, Statement, Watcher};
 
 /// Called when the library is loaded. `switched`: triggers were enabled or disabled in the transaction that is open.
 pub fn init(switched: fn()) {
+    deaths::init();
     utility::watch(Watcher { before: look_at, after: switched });
 }
 

@@ -5,15 +5,21 @@ use meld_core::time::Stamp;
 use meld_core::value::Tuple;
 use meld_core::wire::Version;
 
-use super::origins;
+use super::{deaths, origins};
 use crate::log::{Result, or_raise};
 use crate::pg::message;
 use crate::pg::origin::{CommitMark, Writer};
 use crate::pg::row_trigger::{OldRow, is_replaying};
+use crate::pg::session::is_for_apply;
 
 crate::row_trigger_entry!(meld_row_trigger, pg_finfo_meld_row_trigger => look);
 
 fn look(row: &OldRow<'_>) {
+    // the apply worker keeps tombstones by itself
+    if is_for_apply() {
+        return;
+    }
+    or_raise(deaths::note(row));
     // what is replayed is not sent on
     if is_replaying() {
         return;
