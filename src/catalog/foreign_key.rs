@@ -1,9 +1,10 @@
-//! Foreign keys to a table, from PostgreSQL's own catalog.
+//! Foreign keys to a table, and of one, from PostgreSQL's own catalog.
 
 use super::query;
 use crate::log::Result;
 use crate::pg::Oid;
 use crate::pg::foreign_keys::ForeignKey;
+use crate::pg::parents::ParentKey;
 
 /// A foreign key between partitioned tables stands in the catalog for the partitions, too: of the table referred to, with
 /// the numbers of its own columns. A partitioned table that refers is taken apart into those with rows, which have columns
@@ -37,9 +38,7 @@ const TO_TABLE: &str = "\
 
 /// All foreign keys to rows of a table, of each table that has rows which refer to it.
 pub fn to_table(parent: Oid) -> Result<Vec<ForeignKey>> {
-    // one that is not enforced (PostgreSQL 18) holds nothing
-    let enforced = if cfg!(feature = "pg18") { " AND k.conenforced" } else { "" };
-    query::rows(&format!("{TO_TABLE}{enforced} ORDER BY 3, 4, 1"), &[parent.into()], |row| {
+    query::rows(&format!("{TO_TABLE}{} ORDER BY 3, 4, 1", enforced()), &[parent.into()], |row| {
         Ok(ForeignKey {
             name: row.get(1)?,
             child: row.get(2)?,
@@ -51,4 +50,52 @@ pub fn to_table(parent: Oid) -> Result<Vec<ForeignKey>> {
             condition: row.get(8)?,
         })
     })
+}
+
+/// The foreign key that a partition has by its partitioned table stands in the catalog for itself; one to a partitioned
+/// table stands there for each partition as well, below the one that counts.
+const OF_TABLE: &str = "\
+    SELECT k.conname::text, c.oid, n.nspname::text, c.relname::text, c.relowner, c.relkind = 'p', k.conkey::int2[], \
+        c.oid = $1 OR EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors($1) a WHERE a.relid = c.oid), x.names, x.types, x.condition \
+    FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.confrelid \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    CROSS JOIN LATERAL (SELECT array_agg(p.attname::text ORDER BY x.place) AS names, \
+            array_agg(format_type(p.atttypid, p.atttypmod) ORDER BY x.place) AS types, \
+            string_agg(format('p.%I%s OPERATOR(%I.%s) $%s%s', p.attname, \
+                CASE WHEN l.typtype = 'p' THEN '' ELSE '::' || format_type(l.oid, NULL) END || \
+                coalesce((SELECT format(' COLLATE %I.%I', s.nspname, b.collname) FROM pg_catalog.pg_collation b \
+                    JOIN pg_catalog.pg_namespace s ON s.oid = b.collnamespace WHERE b.oid = p.attcollation), ''), \
+                z.nspname, o.oprname, x.place, \
+                CASE WHEN r.typtype = 'p' THEN '' ELSE '::' || format_type(r.oid, NULL) END), ' AND ' ORDER BY x.place) \
+                AS condition \
+        FROM unnest(k.confkey, k.conpfeqop) WITH ORDINALITY x (theirs, operator, place) \
+        JOIN pg_catalog.pg_attribute p ON p.attrelid = k.confrelid AND p.attnum = x.theirs \
+        JOIN pg_catalog.pg_operator o ON o.oid = x.operator \
+        JOIN pg_catalog.pg_namespace z ON z.oid = o.oprnamespace \
+        JOIN pg_catalog.pg_type l ON l.oid = o.oprleft JOIN pg_catalog.pg_type r ON r.oid = o.oprright) x \
+    WHERE k.contype = 'f' AND k.conrelid = $1 AND NOT EXISTS \
+        (SELECT FROM pg_catalog.pg_constraint q WHERE q.oid = k.conparentid AND q.conrelid = k.conrelid)";
+
+/// All foreign keys that rows of a table have to obey.
+pub fn of_table(child: Oid) -> Result<Vec<ParentKey>> {
+    query::rows(&format!("{OF_TABLE}{} ORDER BY 1", enforced()), &[child.into()], |row| {
+        Ok(ParentKey {
+            name: row.get(1)?,
+            parent: row.get(2)?,
+            parent_schema: row.get(3)?,
+            parent_table: row.get(4)?,
+            parent_owner: row.get(5)?,
+            is_partitioned: row.get(6)?,
+            child_columns: row.get(7)?,
+            is_own_table: row.get(8)?,
+            parent_names: row.get(9)?,
+            parent_types: row.get(10)?,
+            condition: row.get(11)?,
+        })
+    })
+}
+
+/// One that is not enforced (PostgreSQL 18) holds nothing.
+fn enforced() -> &'static str {
+    if cfg!(feature = "pg18") { " AND k.conenforced" } else { "" }
 }

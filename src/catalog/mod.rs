@@ -9,6 +9,8 @@ pub mod foreign_key;
 mod foreign_key_tests;
 pub mod node;
 pub mod origin;
+#[cfg(any(test, feature = "pg_test"))]
+mod parents_tests;
 mod query;
 pub mod relation;
 pub mod repset;

@@ -87,7 +87,7 @@ impl Target {
             quoted(&key.child_table),
             key.condition,
         );
-        let keys = as_owner_of(key, || with_latest_snapshot(|| query(&sql, &values)))?;
+        let keys = as_table_owner(key.child_owner, || with_latest_snapshot(|| query(&sql, &values)))?;
         if key.child_key.is_empty() && !keys.is_empty() {
             return Err(keyless(key));
         }
@@ -116,22 +116,23 @@ impl Target {
 }
 
 /// The rows of a query that gives one array of texts.
-fn query(sql: &str, values: &[DatumWithOid]) -> Result<Vec<Vec<String>>> {
+pub(super) fn query(sql: &str, values: &[DatumWithOid]) -> Result<Vec<Vec<String>>> {
     Spi::connect(|client| {
         let rows = client.select(sql, None, values)?;
         rows.map(|row| Ok(row.get::<Vec<String>>(1)?.unwrap_or_default())).collect()
     })
 }
 
-/// Runs a query in the name of the owner of the referring table. An error ends the transaction, and with it the change.
-fn as_owner_of<T>(key: &ForeignKey, work: impl FnOnce() -> T) -> T {
+/// Runs a query in the name of a table's owner, past row-level security. An error ends the transaction, and with it the
+/// change.
+pub(super) fn as_table_owner<T>(owner: Oid, work: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     let restricted =
         pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS;
     // SAFETY: inside a transaction; the identity from before is put back below, or by the abort
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        pg_sys::SetUserIdAndSecContext(key.child_owner, context | restricted as i32);
+        pg_sys::SetUserIdAndSecContext(owner, context | restricted as i32);
         let level = pg_sys::NewGUCNestLevel();
         let result = work();
         pg_sys::AtEOXact_GUC(false, level);
@@ -140,7 +141,7 @@ fn as_owner_of<T>(key: &ForeignKey, work: impl FnOnce() -> T) -> T {
     }
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::columns::ColumnMap;
+use super::row_key::primary_key_index;
 use crate::log::{Failure, Result};
 
 /// Rounds of look and lock before the row counts as contended; the transaction is then tried again.
@@ -50,8 +51,7 @@ impl KeyIndex {
     /// `relation` is open and locked and stays so until [`KeyIndex::close`]; inside a transaction.
     pub(super) unsafe fn open(relation: pg_sys::Relation, columns: &ColumnMap) -> Option<KeyIndex> {
         // SAFETY: the relation is open; both functions fill its index list on demand
-        let candidates =
-            unsafe { [pg_sys::RelationGetReplicaIndex(relation), pg_sys::RelationGetPrimaryKeyIndex(relation)] };
+        let candidates = unsafe { [pg_sys::RelationGetReplicaIndex(relation), primary_key_index(relation)] };
         for oid in candidates.into_iter().filter(|&oid| oid != pg_sys::InvalidOid) {
             // SAFETY: an index of a relation that is locked does not go away
             let index = unsafe { pg_sys::index_open(oid, pg_sys::RowExclusiveLock as i32) };

@@ -35,6 +35,7 @@ mod names;
 pub mod nesting;
 pub mod origin;
 pub mod output;
+pub mod parents;
 pub mod prepared;
 pub mod present_row;
 mod row_key;

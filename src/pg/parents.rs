@@ -1,0 +1,153 @@
+//! Rows that a row refers to, by the foreign keys of its table, and that are not here.
+//!
+//! The other side of [`super::foreign_keys`]: asked in the apply worker for a row that is to be written, or was. A parent
+//! that is here is locked as the server's own check locks it, so that it stays, and stays what it is, until the end of this
+//! transaction; one that another transaction deletes at the moment is waited for. Queries run in the name of the owner of
+//! the table that is referred to, past row-level security, as the server's do.
+
+use pgrx::datum::DatumWithOid;
+use pgrx::{Spi, pg_sys};
+
+use super::Oid;
+use super::columns::name_of;
+use super::foreign_keys::{as_table_owner, query, quoted};
+use super::target::{RowSide, Target};
+use crate::log::Result;
+
+/// A foreign key of a table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ParentKey {
+    pub name: String,
+    /// The table referred to, which may be partitioned.
+    pub parent: Oid,
+    pub parent_schema: String,
+    pub parent_table: String,
+    pub parent_owner: Oid,
+    pub is_partitioned: bool,
+    /// The table refers to itself, or a partition to the whole.
+    pub is_own_table: bool,
+    /// Numbers of the columns that refer.
+    pub child_columns: Vec<i16>,
+    /// Names and types of the columns referred to.
+    pub parent_names: Vec<String>,
+    pub parent_types: Vec<String>,
+    /// In SQL, what holds for a row `p` that the values `$1`, `$2`, ... of the columns that refer mean.
+    pub condition: String,
+}
+
+/// A row that is referred to and is not here.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ParentRow {
+    /// The table referred to; of a partitioned one, the whole.
+    pub table: Oid,
+    pub schema: String,
+    pub name: String,
+    /// Name and value, in the form of the table's types, of each column that is referred to. These are unique, but they
+    /// need not be the key by which rows of the table are found.
+    pub columns: Vec<(String, String)>,
+}
+
+impl Target {
+    /// The rows that a row of the change refers to and that are not here, but for itself. `keys` are all foreign keys of
+    /// this table. A remote row has to be complete, as [`Target::clashes`] leaves it.
+    pub fn missing_parents(&self, side: RowSide, keys: &[ParentKey]) -> Result<Vec<ParentRow>> {
+        let mut missing: Vec<ParentRow> = Vec::new();
+        for key in keys {
+            // SAFETY: the slot holds a row of the open relation
+            if let Some(parent) = unsafe { self.missing_parent(side, key)? }
+                && !missing.contains(&parent)
+            {
+                missing.push(parent);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// # Safety
+    /// The slot holds a row.
+    unsafe fn missing_parent(&self, side: RowSide, key: &ParentKey) -> Result<Option<ParentRow>> {
+        let slot = if side == RowSide::Remote { self.remote } else { self.local };
+        // SAFETY: as the caller promises; the values stay while the queries run
+        let Some(values) = (unsafe { self.values(slot, &key.child_columns) }) else {
+            return Ok(None); // a null refers to nothing
+        };
+        let only = if key.is_partitioned { "" } else { "ONLY " };
+        let (schema, table) = (quoted(&key.parent_schema), quoted(&key.parent_table));
+        let sql = format!("SELECT FROM {only}{schema}.{table} p WHERE {} FOR KEY SHARE OF p", key.condition);
+        let is_here = as_table_owner(key.parent_owner, || lock_one(&sql, &values))?;
+        if is_here {
+            return Ok(None);
+        }
+        let casts = |column: &dyn Fn(usize) -> String| {
+            let casts: Vec<String> = (0..key.parent_types.len())
+                .map(|i| format!("pg_catalog.format('%s', {}::{})", column(i), key.parent_types[i]))
+                .collect();
+            format!("ARRAY[{}]::text[]", casts.join(", "))
+        };
+        let sql = format!("SELECT {}", casts(&|i| format!("${}", i + 1)));
+        let named = as_table_owner(key.parent_owner, || query(&sql, &values))?.pop().unwrap_or_default();
+        // SAFETY: as above
+        if unsafe { self.is_itself(slot, key, &named)? } {
+            return Ok(None);
+        }
+        Ok(Some(ParentRow {
+            table: key.parent,
+            schema: key.parent_schema.clone(),
+            name: key.parent_table.clone(),
+            columns: key.parent_names.iter().cloned().zip(named).collect(),
+        }))
+    }
+
+    /// Values of these columns of the row in the slot; `None` if one is null.
+    ///
+    /// # Safety
+    /// The slot holds a row, which stays there as long as the values are used.
+    unsafe fn values<'v>(&self, slot: *mut pg_sys::TupleTableSlot, columns: &[i16]) -> Option<Vec<DatumWithOid<'v>>> {
+        let mut values = Vec::with_capacity(columns.len());
+        for &number in columns {
+            // SAFETY: a column of the relation; a virtual slot has all of its values at hand
+            unsafe {
+                let at = number as usize - 1;
+                if ((*slot).tts_nvalid as usize) <= at {
+                    pg_sys::slot_getsomeattrs_int(slot, i32::from(number));
+                }
+                if *(*slot).tts_isnull.add(at) {
+                    return None;
+                }
+                let attribute = &(*(*self.relation).rd_att).attrs.as_slice(at + 1)[at];
+                values.push(DatumWithOid::new(*(*slot).tts_values.add(at), attribute.atttypid));
+            }
+        }
+        Some(values)
+    }
+
+    /// Whether the row refers to itself, which need not be here yet.
+    ///
+    /// # Safety
+    /// The slot holds a row.
+    unsafe fn is_itself(&self, slot: *mut pg_sys::TupleTableSlot, key: &ParentKey, named: &[String]) -> Result<bool> {
+        // SAFETY: the relation is open, its attributes follow the descriptor; as the caller promises
+        let own = unsafe {
+            if !key.is_own_table {
+                return Ok(false);
+            }
+            let attributes = (*(*self.relation).rd_att).attrs.as_slice((*(*self.relation).rd_att).natts as usize);
+            let number = |name: &String| {
+                let of = attributes.iter().find(|attribute| !attribute.attisdropped && name_of(attribute) == *name);
+                of.map(|attribute| attribute.attnum)
+            };
+            let numbers = key.parent_names.iter().map(number).collect::<Option<Vec<i16>>>();
+            numbers.and_then(|numbers| self.values(slot, &numbers))
+        };
+        let Some(own) = own else { return Ok(false) };
+        let printed: Vec<String> = (1..=own.len()).map(|place| format!("pg_catalog.format('%s', ${place})")).collect();
+        let sql = format!("SELECT ARRAY[{}]::text[]", printed.join(", "));
+        let own = as_table_owner(key.parent_owner, || query(&sql, &own))?.pop();
+        Ok(own.as_deref() == Some(named))
+    }
+}
+
+/// Whether a row is there; it is locked then. With a snapshot of the moment, since the query may write.
+fn lock_one(sql: &str, values: &[DatumWithOid]) -> Result<bool> {
+    Spi::connect_mut(|client| Ok(!client.update(sql, Some(1), values)?.is_empty()))
+}
