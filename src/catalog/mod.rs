@@ -14,6 +14,7 @@ mod parents_tests;
 mod query;
 pub mod relation;
 pub mod repset;
+pub mod residue;
 pub mod row_keys;
 pub mod row_trigger;
 pub mod slot;

@@ -8,6 +8,7 @@ pub mod gate;
 mod history;
 pub mod known;
 pub mod overrides;
+pub mod residues;
 pub mod tombstones;
 pub mod voids;
 pub mod writers;

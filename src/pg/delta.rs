@@ -16,6 +16,7 @@ use meld_core::wire::RelationDescription;
 use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
+use super::Oid;
 use super::counter::{Amount, CounterType};
 use super::decoded::PublishedColumn;
 use super::decoding_session::TextFormats;
@@ -207,4 +208,57 @@ pub(super) unsafe fn key_texts(relation: pg_sys::Relation, row: pg_sys::HeapTupl
     let texts: Option<Vec<_>> = attributes.into_iter().map(text).collect();
     formats.restore();
     texts.filter(|texts| !texts.is_empty())
+}
+
+/// A table of this node whose rows are gone, to tell other nodes about its keys.
+pub struct OwnTable {
+    relation: pg_sys::Relation,
+    columns: DeltaColumns,
+}
+
+impl OwnTable {
+    /// None if it is not there.
+    pub fn open(table: Oid) -> Result<Option<OwnTable>> {
+        // SAFETY: inside a transaction; null if there is no such table. The lock and, after an error, the relation are let
+        // go of at the transaction's end
+        unsafe {
+            let relation = pg_sys::try_table_open(table, pg_sys::AccessShareLock as i32);
+            if relation.is_null() {
+                return Ok(None);
+            }
+            let columns = of(relation)?;
+            Ok(Some(OwnTable { relation, columns }))
+        }
+    }
+
+    pub fn relation(&self) -> RelId {
+        // SAFETY: the relation is open
+        RelId(unsafe { (*self.relation).rd_id }.to_u32())
+    }
+
+    /// The amounts of a residue, in the order of the delta columns.
+    pub fn amounts(&self, residue: &[String]) -> Result<Vec<Amount>> {
+        self.columns.iter().map(|column| amount_kept(column, residue)).collect()
+    }
+
+    pub fn amounts_tuple(&self, amounts: &[Amount]) -> Tuple {
+        // SAFETY: the relation is open
+        unsafe { amounts_tuple(self.relation, &self.columns, amounts) }
+    }
+
+    /// A key that is given as text, in the order of its columns. None if the table has another key now.
+    pub fn key_tuple(&self, values: &[String]) -> Option<Tuple> {
+        // SAFETY: the relation is open
+        unsafe {
+            let key = row_key::key_attributes(self.relation);
+            let place = |attribute: usize| key.iter().position(|&number| usize::try_from(number) == Ok(attribute + 1));
+            let text = |attribute| values.get(place(attribute)?).cloned();
+            (key.len() == values.len()).then(|| tuple(self.relation, text))
+        }
+    }
+
+    pub fn close(self) {
+        // SAFETY: opened by `open`; the lock stays until the transaction ends
+        unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as i32) }
+    }
 }

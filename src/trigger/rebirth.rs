@@ -39,7 +39,7 @@ fn born(row: &BornRow<'_>) -> Result<()> {
     let Some(key) = row.new_key() else { return Ok(()) };
     row.check_counters()?;
     key_lock::lock_in_statement(row.table(), KeyLock::Shared);
-    let mut tombstones = Tombstones::open()?;
+    let mut tombstones = Tombstones::default();
     if tombstones.may_exist(row.table())? {
         over_tombstone(row, &key, &mut tombstones)?;
     }
