@@ -187,6 +187,11 @@ LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'meld_counter_trigger';
 COMMENT ON FUNCTION meld.counter_trigger() IS 'internal: tells what a new row is to the counters of its key';
 REVOKE ALL ON FUNCTION meld.counter_trigger() FROM PUBLIC;
 
+CREATE FUNCTION meld.truncate_trigger() RETURNS trigger
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'meld_truncate_trigger';
+COMMENT ON FUNCTION meld.truncate_trigger() IS 'internal: notes that older rows must not come back';
+REVOKE ALL ON FUNCTION meld.truncate_trigger() FROM PUBLIC;
+
 -- Waiting
 
 CREATE FUNCTION meld.sync_event() RETURNS pg_lsn

@@ -17,7 +17,7 @@ pub struct RowTrigger {
 fn wanted(kind: Kind) -> &'static str {
     match kind {
         // those in a replication set that have rows of their own
-        Kind::Row => {
+        Kind::Row | Kind::Truncate => {
             "SELECT DISTINCT t.set_reloid::oid AS relid FROM meld.replication_set_table t \
              JOIN pg_catalog.pg_class c ON c.oid = t.set_reloid AND c.relkind = 'r'"
         }
@@ -35,6 +35,7 @@ pub fn function(kind: Kind) -> Result<Option<Oid>> {
     let name = match kind {
         Kind::Row => "meld.row_trigger()",
         Kind::Counter => "meld.counter_trigger()",
+        Kind::Truncate => "meld.truncate_trigger()",
     };
     query::first("SELECT pg_catalog.to_regprocedure($1::text)::oid", &[name.into()], |row| row.optional(1))
         .map(Option::flatten)

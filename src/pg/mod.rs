@@ -20,6 +20,7 @@ pub mod decoding;
 pub mod decoding_session;
 pub mod delta;
 pub mod drops;
+pub mod emptied;
 pub mod entry;
 pub mod executor;
 pub mod foreign_keys;

@@ -157,6 +157,21 @@ impl<'a> OldRow<'a> {
         }
     }
 
+    /// Number of the transaction that wrote it.
+    pub fn xmin(&self) -> Xid {
+        // SAFETY: the server's copy of the old row
+        Xid(unsafe { pg_sys::htup::HeapTupleHeaderGetRawXmin((*self.data.tg_trigtuple).t_data) }.into_inner())
+    }
+
+    /// Its key as bytes, if the table has one that can be compared so.
+    pub fn row_key(&self) -> Option<RowKey> {
+        // SAFETY: the server keeps the table open and the row in memory for the call
+        unsafe {
+            let relation = self.data.tg_relation;
+            key_bytes::known(relation)?.of_tuple(self.data.tg_trigtuple, (*relation).rd_att)
+        }
+    }
+
     /// Its key, if the change takes it away: a DELETE, or an UPDATE that changes it. None for a table without a key, or
     /// with one whose values can't be compared as bytes.
     pub fn lost_key(&self) -> Option<RowKey> {

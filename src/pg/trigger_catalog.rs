@@ -21,15 +21,17 @@ pub enum Kind {
     Row,
     /// After each INSERT or UPDATE of a row.
     Counter,
+    /// After a TRUNCATE.
+    Truncate,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::Row, Kind::Counter];
+    pub const ALL: [Kind; 3] = [Kind::Row, Kind::Counter, Kind::Truncate];
 
     fn timing(self) -> u32 {
         match self {
             Kind::Row => pg_sys::TRIGGER_TYPE_BEFORE,
-            Kind::Counter => pg_sys::TRIGGER_TYPE_AFTER,
+            Kind::Counter | Kind::Truncate => pg_sys::TRIGGER_TYPE_AFTER,
         }
     }
 
@@ -37,6 +39,7 @@ impl Kind {
         match self {
             Kind::Row => pg_sys::TRIGGER_TYPE_UPDATE | pg_sys::TRIGGER_TYPE_DELETE,
             Kind::Counter => pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE,
+            Kind::Truncate => pg_sys::TRIGGER_TYPE_TRUNCATE,
         }
     }
 }
@@ -46,7 +49,7 @@ pub fn create(table: Oid, function: Oid, kind: Kind) {
     let mut statement = pg_sys::CreateTrigStmt {
         type_: pg_sys::NodeTag::T_CreateTrigStmt,
         trigname: NAME.as_ptr().cast_mut(),
-        row: true,
+        row: kind != Kind::Truncate,
         timing: kind.timing() as i16,
         events: kind.events() as i16,
         ..Default::default()

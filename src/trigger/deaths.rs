@@ -11,14 +11,19 @@
 
 use std::cell::RefCell;
 
-use meld_core::ids::RelId;
+use meld_core::converge::Grave;
+use meld_core::ids::{NodeId, RelId};
+use meld_core::time::{Stamp, Timestamp};
 
-use crate::conflict::tombstones::Tombstones;
+use crate::conflict::tombstones::{NewTombstone, Tombstones};
 use crate::log::{Result, or_raise};
 use crate::pg::Oid;
 use crate::pg::key_bytes::RowKey;
 use crate::pg::nesting::{self, Watch};
-use crate::pg::row_trigger::OldRow;
+use crate::pg::row_trigger::{OldRow, Residue};
+use crate::pg::session::is_for_apply;
+
+crate::row_trigger_entry!(meld_truncate_trigger, pg_finfo_meld_truncate_trigger => crate::pg::emptied::run, emptied);
 
 /// Notes of one level beyond this are written before the transaction ends.
 const LIMIT_BYTES: usize = 4 << 20;
@@ -50,17 +55,33 @@ pub fn init() {
     nesting::watch(Watch { before_end: write_all, ended, level_joined, level_undone });
 }
 
+/// A table was emptied, which is a tombstone of every key: its floor.
+fn emptied(table: RelId) {
+    // the apply worker raises the floor by itself
+    if !is_for_apply() {
+        or_raise(push(Death { table, key: RowKey::default() }));
+    }
+}
+
 /// Notes the row's key if the change takes it away.
 pub fn note(row: &OldRow<'_>) -> Result<()> {
     let Some(key) = row.lost_key() else { return Ok(()) };
+    match row.residue()? {
+        None => push(Death { table: row.relation(), key }),
+        // an INSERT of this transaction may have to know what became of the counters
+        Some(residue) => write_with_counters(row.relation(), &key, &residue),
+    }
+}
+
+fn push(death: Death) -> Result<()> {
     let depth = nesting::level();
     let is_much = NOTED.with_borrow_mut(|levels| {
         if levels.last().is_none_or(|last| last.depth < depth) {
             levels.push(Level { depth, deaths: Vec::new(), size_bytes: 0 });
         }
         let Some(level) = levels.last_mut() else { unreachable!("pushed above") };
-        level.size_bytes += key.0.len() + NOTE_BYTES;
-        level.deaths.push(Death { table: row.relation(), key });
+        level.size_bytes += death.key.0.len() + NOTE_BYTES;
+        level.deaths.push(death);
         level.size_bytes > LIMIT_BYTES
     });
     if is_much {
@@ -69,6 +90,21 @@ pub fn note(row: &OldRow<'_>) -> Result<()> {
         write(level.map(|level| level.deaths).unwrap_or_default())?;
     }
     Ok(())
+}
+
+fn write_with_counters(table: RelId, key: &RowKey, residue: &Residue) -> Result<()> {
+    let mut tombstones = Tombstones::default();
+    let new = NewTombstone {
+        // the stamp is the transaction's own, and not known yet
+        grave: Some(Grave { stamp: Stamp { commit_ts: Timestamp(0), node: NodeId(0) }, removed: None }),
+        is_implied: true,
+        since: None,
+        residue: Some(&residue.counters),
+        key_values: Some(&residue.key_values),
+    };
+    let result = tombstones.put(Oid::from(table.0), key, &new);
+    tombstones.close();
+    result
 }
 
 fn write_all() {

@@ -6,7 +6,9 @@ use meld_core::value::Tuple;
 use meld_core::wire::Version;
 
 use super::{deaths, origins};
+use crate::conflict::overrides::Overrides;
 use crate::log::{Result, or_raise};
+use crate::pg::Oid;
 use crate::pg::message;
 use crate::pg::origin::{CommitMark, Writer};
 use crate::pg::row_trigger::{OldRow, is_replaying};
@@ -38,6 +40,9 @@ fn look(row: &OldRow<'_>) {
 
 #[cold]
 fn note_other(row: &OldRow<'_>, mark: CommitMark, old_counters: Option<Tuple>) -> Result<()> {
+    if let Some(stamp) = explicit_stamp(row)? {
+        return note(row, Replaced::Version(stamp), old_counters);
+    }
     // what came from outside of the mesh counts as this node's own
     let replaced = match origins::node_of(mark.roident, row.transaction())? {
         Some(node) => Replaced::Version(Stamp { commit_ts: mark.commit_ts, node }),
@@ -45,6 +50,18 @@ fn note_other(row: &OldRow<'_>, mark: CommitMark, old_counters: Option<Tuple>) -
         None => Replaced::Own,
     };
     note(row, replaced, old_counters)
+}
+
+/// Of a row whose last writer's commit does not carry its stamp.
+fn explicit_stamp(row: &OldRow<'_>) -> Result<Option<Stamp>> {
+    let table = Oid::from(row.relation().0);
+    let overrides = Overrides::default();
+    let stamp = match overrides.may_exist(table)? {
+        true => row.row_key().map(|key| overrides.find(table, &key, row.xmin())).transpose()?.flatten(),
+        false => None,
+    };
+    overrides.close();
+    Ok(stamp)
 }
 
 #[cold]
