@@ -222,6 +222,10 @@ CREATE FUNCTION meld.worker_progress() RETURNS TABLE (subscription_id int, is_re
 LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'worker_progress_wrapper';
 COMMENT ON FUNCTION meld.worker_progress() IS 'counters of this database''s subscriptions';
 
+CREATE FUNCTION meld.worker_clocks() RETURNS TABLE (subscription_id int, offset_us bigint, round_trip_us bigint)
+LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'worker_clocks_wrapper';
+COMMENT ON FUNCTION meld.worker_clocks() IS 'clocks of the providers of this database''s subscriptions';
+
 CREATE FUNCTION meld.worker_list() RETURNS TABLE (worker_kind text, pid int, database oid, subscription_id int, state text)
 LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'worker_list_wrapper';
 COMMENT ON FUNCTION meld.worker_list() IS 'workers of meld';

@@ -20,14 +20,18 @@ LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
 $$;
 COMMENT ON FUNCTION meld.node_info() IS 'this node in one row';
 
--- How far each subscription of this node has come since the server started.
+-- How far each subscription of this node has come since the server started, and how far the provider's clock is ahead
+-- of this server's, give or take half of the round trip.
 CREATE VIEW meld.progress AS
 SELECT s.sub_name AS subscription_name, n.node_name AS provider_node, n.node_id AS provider_node_id,
        coalesce(p.is_replicating, false) AS is_replicating, p.received_lsn, p.applied_lsn, p.flushed_lsn,
-       p.last_commit_ts, p.transactions, p.inserts, p.updates, p.deletes
+       p.last_commit_ts, p.transactions, p.inserts, p.updates, p.deletes,
+       c.offset_us * interval '1 microsecond' AS clock_offset,
+       c.round_trip_us * interval '1 microsecond' AS clock_round_trip
   FROM meld.subscription s
   JOIN meld.node n ON n.node_id = s.sub_provider
-  LEFT JOIN meld.worker_progress() p ON p.subscription_id = s.sub_id;
+  LEFT JOIN meld.worker_progress() p ON p.subscription_id = s.sub_id
+  LEFT JOIN meld.worker_clocks() c ON c.subscription_id = s.sub_id;
 
 -- Both directions of each link of this node. Bytes of write-ahead log, and time, by which the subscriber is behind;
 -- both grow while apply stands still and are 0 when there is nothing to do. The time of an outgoing link is null while

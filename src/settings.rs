@@ -2,13 +2,45 @@
 //!
 //! The prefix is not reserved with the server, so that a configuration may name settings of a later version.
 
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use meld_core::clock::SkewAction;
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 /// Byte bound of the queue between receiver and apply, in kB.
 pub static APPLY_QUEUE_SIZE_KB: GucSetting<i32> = GucSetting::<i32>::new(16 * 1024);
 
 /// Whether conflicts are stored in `meld.resolutions`.
 pub static SAVE_RESOLUTIONS: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+/// How long a local commit waits for a clock that was stepped back.
+pub static COMMIT_WAIT_LIMIT_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+
+/// A peer whose clock is further ahead is reported.
+pub static MAX_CLOCK_SKEW_MS: GucSetting<i32> = GucSetting::<i32>::new(2000);
+
+/// What becomes of its transactions.
+pub static MAX_CLOCK_SKEW_ACTION: GucSetting<ClockSkewAction> =
+    GucSetting::<ClockSkewAction>::new(ClockSkewAction::Wait);
+
+/// Values of `meld.max_clock_skew_action`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PostgresGucEnum)]
+pub enum ClockSkewAction {
+    #[name = c"wait"]
+    Wait,
+    #[name = c"warn"]
+    Warn,
+    #[name = c"error"]
+    Error,
+}
+
+impl From<ClockSkewAction> for SkewAction {
+    fn from(action: ClockSkewAction) -> SkewAction {
+        match action {
+            ClockSkewAction::Wait => SkewAction::Wait,
+            ClockSkewAction::Warn => SkewAction::Warn,
+            ClockSkewAction::Error => SkewAction::Error,
+        }
+    }
+}
 
 /// Node number in snowflake ids; 0 stands for the node id.
 pub static SNOWFLAKE_NODE: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -45,6 +77,7 @@ pub fn register() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    register_clock();
     GucRegistry::define_int_guc(
         c"snowflake.node",
         c"Node number in snowflake ids.",
@@ -52,6 +85,37 @@ pub fn register() {
         &SNOWFLAKE_NODE,
         0,
         1023,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+}
+
+fn register_clock() {
+    GucRegistry::define_int_guc(
+        c"meld.commit_wait_limit",
+        c"How long a local commit waits for a clock that was stepped back.",
+        c"If the clock is further behind, the commit fails.",
+        &COMMIT_WAIT_LIMIT_MS,
+        0,
+        3_600_000,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"meld.max_clock_skew",
+        c"How far a peer's clock may be ahead before that is reported.",
+        c"",
+        &MAX_CLOCK_SKEW_MS,
+        0,
+        3_600_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_enum_guc(
+        c"meld.max_clock_skew_action",
+        c"What is done with the transactions of a peer whose clock is too far ahead.",
+        c"",
+        &MAX_CLOCK_SKEW_ACTION,
         GucContext::Sighup,
         GucFlags::default(),
     );

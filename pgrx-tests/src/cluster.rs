@@ -24,6 +24,7 @@ pub struct Plan {
     nodes: usize,
     with_meld: bool,
     alike: bool,
+    own_clocks: bool,
     settings: Vec<String>,
 }
 
@@ -41,7 +42,7 @@ pub struct Cluster {
 impl Plan {
     /// Servers with the extension loaded.
     pub fn new(name: &str, nodes: usize) -> Plan {
-        Plan { name: name.to_owned(), nodes, with_meld: true, alike: false, settings: Vec::new() }
+        Plan { name: name.to_owned(), nodes, with_meld: true, alike: false, own_clocks: false, settings: Vec::new() }
     }
 
     /// Servers as they come, without the extension: for tests of the harness itself.
@@ -58,6 +59,11 @@ impl Plan {
     /// Gives all servers one system identifier, as copies of one server have.
     pub fn alike(self) -> Plan {
         Plan { alike: true, ..self }
+    }
+
+    /// Gives each server a clock of its own, to be set by [`Node::set_clock`].
+    pub fn own_clocks(self) -> Plan {
+        Plan { own_clocks: true, ..self }
     }
 
     #[track_caller]
@@ -124,8 +130,11 @@ impl Cluster {
         };
         for place in 1..=plan.nodes {
             let identity = if plan.alike { 1 } else { place };
-            let server = Server::create(&cluster.environment, &cluster.dir, place, identity)?;
+            let mut server = Server::create(&cluster.environment, &cluster.dir, place, identity)?;
             server.configure(&plan.settings(&cluster.environment, &server.data)?)?;
+            if plan.own_clocks {
+                server.fake_clock()?;
+            }
             if place == 1 {
                 server.configure(&first_node_settings())?;
             }

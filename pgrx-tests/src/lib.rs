@@ -11,6 +11,7 @@
 
 pub mod account;
 pub mod audit;
+pub mod clock;
 pub mod cluster;
 pub mod compare;
 pub mod environment;

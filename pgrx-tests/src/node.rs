@@ -105,6 +105,14 @@ impl Node {
         }
     }
 
+    /// How far the clock of this node is ahead from now on; negative: behind. See [`crate::Plan::own_clocks`].
+    #[track_caller]
+    pub fn set_clock(&self, ahead_ms: i64) {
+        if let Err(error) = self.server.set_clock(ahead_ms) {
+            panic!("{}: {error:?}", self.name);
+        }
+    }
+
     /// Gives up the kept session, which a crash has broken.
     pub fn forget_session(&self) {
         *self.session() = None;

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use postgres::{Client, NoTls};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::clock::Clock;
 use crate::environment::Environment;
 use crate::port::Port;
 use crate::template::{self, SUPERUSER};
@@ -29,6 +30,8 @@ pub struct Server {
     pub log: PathBuf,
     sockets: PathBuf,
     port: Port,
+    /// Its own, if it has one.
+    clock: Option<Clock>,
     postmaster: Mutex<Option<Child>>,
 }
 
@@ -60,7 +63,19 @@ impl Server {
         append(&data.join("postgresql.conf"), &lines)?;
         let log = dir.join(format!("n{place}.log"));
         File::create(&log)?;
-        Ok(Server { environment: environment.clone(), data, log, sockets, port, postmaster: Mutex::new(None) })
+        let (environment, postmaster) = (environment.clone(), Mutex::new(None));
+        Ok(Server { environment, data, log, sockets, port, clock: None, postmaster })
+    }
+
+    /// Gives it a clock of its own, from the next start on.
+    pub fn fake_clock(&mut self) -> Result<()> {
+        self.clock = Some(Clock::create(&self.environment, self.log.with_extension("clock"))?);
+        Ok(())
+    }
+
+    /// How far its clock is ahead of this machine's from now on; negative: behind.
+    pub fn set_clock(&self, ahead_ms: i64) -> Result<()> {
+        self.clock.as_ref().context("this server has no clock of its own")?.set(ahead_ms)
     }
 
     pub fn port(&self) -> u16 {
@@ -85,6 +100,9 @@ impl Server {
         let log = File::options().append(true).open(&self.log)?;
         let mut command = self.environment.program("postgres");
         command.arg("-D").arg(&self.data).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        if let Some(clock) = &self.clock {
+            clock.give(&mut command);
+        }
         let mut child = command.spawn().context("could not start the postmaster")?;
         let outcome = until("the server to take connections", DEADLINE, || {
             if let Ok(Some(status)) = child.try_wait() {

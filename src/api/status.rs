@@ -90,6 +90,17 @@ fn status_row(subscription: Subscription, entry: Option<&Entry>) -> StatusRow {
     )
 }
 
+/// Of the running workers that have measured it.
+#[pg_extern(sql = false)]
+fn worker_clocks()
+-> TableIterator<'static, (name!(subscription_id, i32), name!(offset_us, i64), name!(round_trip_us, i64))> {
+    let measured = status::progress().into_iter().filter(|(entry, _)| entry.is_alive()).map(|(entry, progress)| {
+        let get = |cell: &AtomicI64| cell.load(Ordering::Relaxed);
+        (entry.subscription_id, get(&progress.clock_offset_us), get(&progress.clock_round_trip_us))
+    });
+    TableIterator::new(measured.filter(|&(_, _, round_trip_us)| round_trip_us >= 0))
+}
+
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn worker_progress() -> TableIterator<

@@ -19,6 +19,7 @@ use meld_core::time::Timestamp;
 use meld_core::wire::{LogicalMessage, Message, SUPPORTED, StartOptions, Startup};
 use pgrx::prelude::PgSqlErrorCode;
 
+use super::clock;
 use super::feedback::Feedback;
 use super::fetch::Fetcher;
 use super::transaction::{Counts, Relations, RemoteTransaction, Surroundings};
@@ -169,10 +170,22 @@ impl Worker {
                     self.message(message)?;
                 }
             }
-            Event::Keepalive { end } => self.feedback.passed(end),
+            Event::Keepalive { end } => {
+                self.feedback.passed(end);
+                self.note_clock()?;
+            }
             Event::Closed(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// How far the provider's clock is ahead, as its last answers tell.
+    fn note_clock(&self) -> Result<()> {
+        let Some(offset) = self.link.clock_offset() else { return Ok(()) };
+        let progress = registry::progress(self.slot);
+        progress.clock_offset_us.store(offset.offset_us, Relaxed);
+        progress.clock_round_trip_us.store(offset.round_trip_us, Relaxed);
+        clock::note_offset(self.subscription.provider.id, offset)
     }
 
     /// The slot is there: from now on nothing that the provider commits can be missed.

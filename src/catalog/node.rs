@@ -1,7 +1,6 @@
 //! Nodes and the ways to reach them: `meld.node`, `meld.node_interface`, `meld.local_node`.
 
 use meld_core::ids::{NodeId, NodeIdentity};
-use meld_core::time::Timestamp;
 use pgrx::JsonB;
 use pgrx::prelude::PgSqlErrorCode;
 
@@ -128,13 +127,6 @@ pub fn update_identity(node: &NodeIdentity) -> Result<()> {
 pub fn set_local(id: NodeId, interface: i32) -> Result<()> {
     let args = [i32::from(id.0).into(), interface.into()];
     query::execute("INSERT INTO meld.local_node (node_id, node_local_if) VALUES ($1, $2)", &args)
-}
-
-/// When this database became a node: rows without a commit timestamp are older.
-pub fn created_at() -> Result<Timestamp> {
-    let sql = "SELECT pg_catalog.timestamptz_send(created_at) FROM meld.local_node";
-    let bytes: Vec<u8> = query::first(sql, &[], |row| row.get(1))?.unwrap_or_default();
-    Ok(bytes.try_into().map_or(Timestamp::MIN, |bytes| Timestamp(i64::from_be_bytes(bytes))))
 }
 
 pub fn delete(id: NodeId) -> Result<()> {

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 
 use meld_core::apply::LocalStamp;
 use meld_core::ids::NodeId;
-use meld_core::time::{Stamp, Timestamp};
+use meld_core::time::Stamp;
 
 use pgrx::prelude::PgSqlErrorCode;
 
-use crate::catalog;
 use crate::catalog::Node;
+use crate::clock::forgotten_before;
 use crate::log::{Failure, Result};
 use crate::pg::historic;
 use crate::pg::origin::Writer;
@@ -24,32 +24,24 @@ pub struct Writers {
     pub local_node: NodeId,
     /// By replication origin of this server.
     node_of_origin: HashMap<u16, NodeId>,
-    /// Rows without a commit timestamp were written before this.
-    pub forgotten_before: Timestamp,
 }
 
 impl Writers {
     /// Reads the catalog. `local` is the node that this database is.
     pub fn read(local: &Node) -> Result<Writers> {
-        Ok(Writers {
-            local_node: local.identity.id,
-            node_of_origin: node_ids()?,
-            forgotten_before: catalog::node::created_at()?,
-        })
+        Ok(Writers { local_node: local.identity.id, node_of_origin: node_ids()? })
     }
 
     /// Reads the catalog past the rights of the session's user, for a trigger of his statement.
     pub fn read_past_rights() -> Result<Writers> {
-        let local = historic::read(c"local_node", None, &[c"node_id", c"created_at"], |row| {
-            Ok((NodeId::checked(row.int4(0)?), Timestamp(row.timestamp(1)?)))
-        })?;
-        let Some(&(Some(local_node), forgotten_before)) = local.unwrap_or_default().first() else {
+        let local = historic::read(c"local_node", None, &[c"node_id"], |row| Ok(NodeId::checked(row.int4(0)?)))?;
+        let Some(&Some(local_node)) = local.unwrap_or_default().first() else {
             return Err(Failure::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "this database is not a node of meld",
             ));
         };
-        Ok(Writers { local_node, node_of_origin: node_ids()?, forgotten_before })
+        Ok(Writers { local_node, node_of_origin: node_ids()? })
     }
 
     pub fn stamp(&mut self, writer: Writer) -> Result<LocalStamp> {
@@ -58,7 +50,7 @@ impl Writers {
             Writer::Committed(mark) => {
                 LocalStamp::Known(Stamp { commit_ts: mark.commit_ts, node: self.node_of(mark.roident)? })
             }
-            Writer::Forgotten => LocalStamp::Before(Stamp { commit_ts: self.forgotten_before, node: self.local_node }),
+            Writer::Forgotten => LocalStamp::Before(Stamp { commit_ts: forgotten_before()?, node: self.local_node }),
         })
     }
 

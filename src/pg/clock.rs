@@ -7,3 +7,9 @@ pub fn now() -> Timestamp {
     // SAFETY: reads the system's clock
     Timestamp(unsafe { pg_sys::GetCurrentTimestamp() })
 }
+
+/// Sleeps for a moment that is too short to be interrupted.
+pub fn nap_us(microseconds: i64) {
+    // SAFETY: sleeps
+    unsafe { pg_sys::pg_usleep(microseconds) }
+}

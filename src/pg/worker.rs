@@ -258,6 +258,12 @@ pub fn is_alive(pid: i32) -> bool {
     pid != 0 && unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
 }
 
+/// Whether this is a process of autovacuum.
+pub fn is_autovacuum() -> bool {
+    // SAFETY: set once at the start of the process
+    unsafe { pg_sys::MyBackendType == pg_sys::BackendType::B_AUTOVAC_WORKER }
+}
+
 /// Whether there is any process with this id. One that has just been started is not among the server's backends yet.
 pub fn exists(pid: i32) -> bool {
     // SAFETY: signal 0 is sent to nobody

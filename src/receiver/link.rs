@@ -3,10 +3,11 @@
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use meld_core::clock::Offset;
 use meld_core::lsn::Lsn;
 
 use super::libpq::with_signals_blocked;
@@ -32,6 +33,9 @@ pub(super) struct Control {
     /// The flush position that the provider was told last.
     told: AtomicU64,
     received: AtomicU64,
+    offset_us: AtomicI64,
+    /// -1 while nothing was measured.
+    round_trip_us: AtomicI64,
 }
 
 impl Control {
@@ -46,6 +50,8 @@ impl Control {
             awaited: AtomicU64::new(0),
             told: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            offset_us: AtomicI64::new(0),
+            round_trip_us: AtomicI64::new(-1),
         }
     }
 
@@ -65,6 +71,12 @@ impl Control {
 
     pub fn set_received(&self, position: Lsn) {
         self.received.fetch_max(position.0, Ordering::SeqCst);
+    }
+
+    /// How far the provider's clock is ahead. The two may be of two measurements for a moment, and the later is told soon.
+    pub fn set_offset(&self, offset: Offset) {
+        self.offset_us.store(offset.offset_us, Ordering::SeqCst);
+        self.round_trip_us.store(offset.round_trip_us, Ordering::SeqCst);
     }
 
     /// Until this position is reported as flushed, every report is sent at once.
@@ -154,6 +166,13 @@ impl Link {
     /// The flush position that was sent to the provider last.
     pub fn told(&self) -> Lsn {
         Lsn(self.control.told.load(Ordering::SeqCst))
+    }
+
+    /// How far the provider's clock is ahead of this server's, as far as it was measured.
+    pub fn clock_offset(&self) -> Option<Offset> {
+        let round_trip_us = self.control.round_trip_us.load(Ordering::SeqCst);
+        let offset_us = self.control.offset_us.load(Ordering::SeqCst);
+        (round_trip_us >= 0).then_some(Offset { offset_us, round_trip_us })
     }
 
     /// The end of what has arrived: a lower bound, at any moment, of what the provider has sent.

@@ -33,6 +33,7 @@ mod inquiry;
 mod libpq;
 mod link;
 mod query;
+mod question;
 mod queue;
 mod stream;
 #[cfg(test)]

@@ -10,11 +10,13 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant, SystemTime};
 
 use meld_core::lsn::Lsn;
+use meld_core::time::Timestamp;
 use meld_core::wire::{FrameReader, Message};
 
 use super::exec::LOOK_AGAIN;
 use super::libpq::{Connection, CopyData, Want, poll};
 use super::link::Control;
+use super::question::{Question, timestamp};
 use super::queue::Sender;
 use super::thread::Tuning;
 use super::{Event, LinkError, Positions};
@@ -27,7 +29,7 @@ const REPEAT_PAUSE: Duration = Duration::from_millis(20);
 #[derive(PartialEq, Eq, Debug)]
 enum Incoming {
     Frame { messages: Vec<Message>, bytes: usize, end: Lsn },
-    Keepalive { end: Lsn, reply_wanted: bool },
+    Keepalive { end: Lsn, sent_at: Timestamp, reply_wanted: bool },
 }
 
 /// Why the loop stopped taking.
@@ -59,6 +61,7 @@ pub(super) struct Stream<'a> {
     look_again: bool,
     /// The connection is gone; what came before may still be taken.
     lost: bool,
+    question: Question,
 }
 
 impl<'a> Stream<'a> {
@@ -84,6 +87,7 @@ impl<'a> Stream<'a> {
             asked: false,
             look_again: false,
             lost: false,
+            question: Question::default(),
         }
     }
 
@@ -118,7 +122,10 @@ impl<'a> Stream<'a> {
                     self.events.frame(Event::Frame { messages, bytes, received_at: SystemTime::now() }, held_bytes);
                     self.control.set_received(end);
                 }
-                Incoming::Keepalive { end, reply_wanted } => {
+                Incoming::Keepalive { end, sent_at, reply_wanted } => {
+                    if let Some(offset) = self.question.answered(sent_at) {
+                        self.control.set_offset(offset);
+                    }
                     self.events.keepalive(end);
                     self.control.set_received(end);
                     if reply_wanted {
@@ -158,7 +165,9 @@ impl<'a> Stream<'a> {
         let ask = !self.asked && silence >= self.tuning.silence_limit / 2;
         let due = now >= self.next_status || self.reply_at.is_some_and(|at| now >= at);
         if self.control.take_at_once() || due || ask {
-            if !self.send_status(ask) {
+            // with each report on the timer the provider is asked for the time
+            let ask_time = self.question.is_due() && now >= self.next_status;
+            if !self.send_status(ask || ask_time) {
                 return Err(self.end());
             }
             self.asked |= ask;
@@ -169,11 +178,16 @@ impl<'a> Stream<'a> {
     fn send_status(&mut self, reply_wanted: bool) -> bool {
         let positions = self.control.positions();
         let now = Instant::now();
-        let sent = self.connection.put_copy_data(&status(positions, SystemTime::now(), reply_wanted));
+        let clock = SystemTime::now();
+        if reply_wanted {
+            self.question.asked(clock);
+        }
+        let sent = self.connection.put_copy_data(&status(positions, clock, reply_wanted));
         self.control.told(positions.flushed);
         self.sent = Some((positions, now));
         self.reply_at = None;
-        self.next_status = now + self.status_interval;
+        self.next_status =
+            now + self.question.pause().map_or(self.status_interval, |pause| pause.min(self.status_interval));
         sent
     }
 
@@ -238,9 +252,9 @@ fn parse(payload: &[u8], frames: &mut FrameReader) -> Result<Incoming, LinkError
         }
         b'k' => {
             let (end, rest) = position(rest).ok_or_else(short)?;
-            let (_, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
+            let (time, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
             let reply_wanted = *rest.first().ok_or_else(short)? != 0;
-            Ok(Incoming::Keepalive { end, reply_wanted })
+            Ok(Incoming::Keepalive { end, sent_at: Timestamp(i64::from_be_bytes(*time)), reply_wanted })
         }
         _ => Err(LinkError::protocol("a message of unknown kind in the stream")),
     }
@@ -252,13 +266,10 @@ fn position(bytes: &[u8]) -> Option<(Lsn, &[u8])> {
 }
 
 fn status(positions: Positions, now: SystemTime, reply_wanted: bool) -> [u8; 34] {
-    /// From 1970 to 2000.
-    const EPOCH: Duration = Duration::from_secs(946_684_800);
-    let since = now.duration_since(SystemTime::UNIX_EPOCH + EPOCH).unwrap_or_default();
-    let time_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+    let time_us = timestamp(now).0;
     let mut message = [0; 34];
     message[0] = b'r';
-    let numbers = [positions.written.0, positions.flushed.0, positions.applied.0, time_us];
+    let numbers = [positions.written.0, positions.flushed.0, positions.applied.0, time_us.cast_unsigned()];
     for (field, number) in message[1..33].chunks_exact_mut(8).zip(numbers) {
         field.copy_from_slice(&number.to_be_bytes());
     }
@@ -287,9 +298,11 @@ mod tests {
     fn a_keepalive_is_read() {
         let mut message = vec![b'k', 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 9, 1];
         let read = |message: &[u8]| parse(message, &mut FrameReader::new());
-        assert_eq!(read(&message), Ok(Incoming::Keepalive { end: Lsn(0x1_0000_0002), reply_wanted: true }));
+        let expected =
+            |reply_wanted| Incoming::Keepalive { end: Lsn(0x1_0000_0002), sent_at: Timestamp(9), reply_wanted };
+        assert_eq!(read(&message), Ok(expected(true)));
         message[17] = 0;
-        assert_eq!(read(&message), Ok(Incoming::Keepalive { end: Lsn(0x1_0000_0002), reply_wanted: false }));
+        assert_eq!(read(&message), Ok(expected(false)));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! few minutes, and in one at once when `node_create` asks for it. A manager that finds no node ends. One that found a
 //! node has a place in the registry until the node is gone; if it ends while it still has its place, it is started
 //! again.
+//!
+//! It also keeps the record of the server's clock.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::registry;
+use crate::clock::Keeper;
 use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
 use crate::pg::worker::{self, LaunchStatus, Launched, WorkerKind};
@@ -40,6 +43,7 @@ fn run(_argument: i32) {
     registry::register_supervisor();
     let mut supervisor = Supervisor::default();
     let mut next_scan = Instant::now();
+    let mut keeper = Keeper::default();
     while !worker::shutdown_requested() {
         worker::reload_if_requested();
         let now = Instant::now();
@@ -56,7 +60,8 @@ fn run(_argument: i32) {
         requests.databases.into_iter().for_each(|database| supervisor.want(database, now));
         supervisor.collect_ended(now);
         supervisor.start_wanted(now);
-        worker::wait(None, Some(supervisor.pause(now, next_scan)));
+        let until_record = keeper.keep(!registry::managers().is_empty());
+        worker::wait(None, Some(supervisor.pause(now, next_scan).min(until_record)));
     }
     // with exit code 0 the postmaster would not start it again
     worker::exit(1);

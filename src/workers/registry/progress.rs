@@ -45,6 +45,10 @@ pub struct Progress {
     pub last_commit_ts: AtomicI64,
     /// Commit timestamp of the transaction that is being applied, 0 if none is.
     pub applying_commit_ts: AtomicI64,
+    /// How far the provider's clock is ahead of this server's, give or take half of the round trip.
+    pub clock_offset_us: AtomicI64,
+    /// -1 while nothing was measured.
+    pub clock_round_trip_us: AtomicI64,
     pub transactions: AtomicU64,
     pub inserts: AtomicU64,
     pub updates: AtomicU64,
@@ -60,6 +64,8 @@ impl Default for Progress {
             flushed_lsn: AtomicU64::new(0),
             last_commit_ts: AtomicI64::new(0),
             applying_commit_ts: AtomicI64::new(0),
+            clock_offset_us: AtomicI64::new(0),
+            clock_round_trip_us: AtomicI64::new(-1),
             transactions: AtomicU64::new(0),
             inserts: AtomicU64::new(0),
             updates: AtomicU64::new(0),
@@ -74,6 +80,8 @@ impl Progress {
     pub(super) fn clear(&self) {
         self.last_commit_ts.store(0, Relaxed);
         self.applying_commit_ts.store(0, Relaxed);
+        self.clock_offset_us.store(0, Relaxed);
+        self.clock_round_trip_us.store(-1, Relaxed);
         let counters = [
             &self.received_lsn,
             &self.applied_lsn,

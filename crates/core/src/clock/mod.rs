@@ -3,7 +3,13 @@
 //! Together they make every local write later than all that was seen before it, whatever the clocks say (causality). The
 //! functions are given the time; they read no clock.
 
+mod offset;
+mod record;
+
 use crate::time::Timestamp;
+
+pub use offset::{Offset, Offsets, Sample};
+pub use record::{Record, Recovery};
 
 /// `meld.max_clock_skew_action`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
