@@ -43,10 +43,11 @@ LANGUAGE c STABLE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'identity_w
 COMMENT ON FUNCTION meld.identity() IS 'who this node is, as its peers ask';
 
 -- For subscribers, with the right to a replication slot; the function checks that.
-CREATE FUNCTION meld.fetch_row(nspname name, relname name, key_columns text[], key_values bytea[])
+CREATE FUNCTION meld.fetch_row(nspname name, relname name, key_columns text[], key_values bytea[],
+    behind_xid bigint = NULL)
 RETURNS TABLE (column_name text, column_value bytea, commit_us bigint, node_id int, is_known boolean)
-LANGUAGE c STABLE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'fetch_row_wrapper';
-COMMENT ON FUNCTION meld.fetch_row(name, name, text[], bytea[]) IS 'the present row with a key, for a subscriber';
+LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'fetch_row_wrapper';
+COMMENT ON FUNCTION meld.fetch_row(name, name, text[], bytea[], bigint) IS 'the present row with a key, for a subscriber';
 
 -- Replication sets
 

@@ -1,6 +1,7 @@
 //! What a subscriber asks for when the stream left a value or a row out: `fetch_row`.
 
 use meld_core::apply::LocalStamp;
+use meld_core::ids::Xid;
 use meld_core::value::Value;
 use pgrx::prelude::*;
 
@@ -10,7 +11,7 @@ use crate::conflict::known::live_stamp;
 use crate::conflict::writers::Writers;
 use crate::log::{Failure, Result, or_raise};
 use crate::pg::present_row::{KeyColumn, PresentTable, user_table};
-use crate::pg::server::may_replicate;
+use crate::pg::server::{may_replicate, wait_until_ended};
 use crate::pg::types::Name;
 
 type ColumnRow = (String, Option<Vec<u8>>, i64, i32, bool);
@@ -22,6 +23,7 @@ fn fetch_row(
     relname: Option<Name>,
     key_columns: Option<Vec<Option<String>>>,
     key_values: Option<pgrx::Array<'_, &[u8]>>,
+    behind_xid: Option<i64>,
 ) -> TableIterator<
     'static,
     (
@@ -33,7 +35,7 @@ fn fetch_row(
     ),
 > {
     let values = key_values.map(|values| values.iter().map(|value| value.map(<[u8]>::to_vec)).collect());
-    TableIterator::new(or_raise(fetch(nspname, relname, key_columns, values)))
+    TableIterator::new(or_raise(fetch(nspname, relname, key_columns, values, behind_xid)))
 }
 
 fn fetch(
@@ -41,6 +43,7 @@ fn fetch(
     relname: Option<Name>,
     key_columns: Option<Vec<Option<String>>>,
     key_values: Option<Vec<Option<Vec<u8>>>>,
+    behind_xid: Option<i64>,
 ) -> Result<Vec<ColumnRow>> {
     if !may_replicate() {
         return Err(Failure::new(
@@ -64,6 +67,12 @@ fn fetch(
         }
     };
     let local = node::require_local()?;
+    if let Some(xid) = behind_xid {
+        let xid = u32::try_from(xid).map_err(|_| {
+            Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "\"behind_xid\" is no transaction id")
+        })?;
+        wait_until_ended(Xid(xid));
+    }
     let mut table = PresentTable::open(user_table(&schema, &name)?, &key)?;
     let Some(stamp) = live_stamp(&mut table, &mut Writers::read(&local)?)? else {
         table.close();

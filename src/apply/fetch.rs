@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use meld_core::ids::NodeId;
+use meld_core::ids::{NodeId, Xid};
 use meld_core::time::{Stamp, Timestamp};
 use meld_core::value::{Tuple, Value};
 use meld_core::wire::RelationDescription;
@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const LIMIT_BYTES: usize = 2 << 30;
 
 const FETCH: &str =
-    "SELECT column_name, column_value, commit_us, node_id, is_known FROM meld.fetch_row($1, $2, $3, $4)";
+    "SELECT column_name, column_value, commit_us, node_id, is_known FROM meld.fetch_row($1, $2, $3, $4, $5)";
 
 /// The present row at the provider.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,9 +58,14 @@ impl Fetcher {
 
     /// The present row with the key, whose columns are those that the description says; `key` is as wide as that, with
     /// its values as text. `None`: there is no such row. Interruptible: a request to end raises, as in a lock wait.
-    pub fn fetch(&mut self, relation: &RelationDescription, key: &Tuple) -> Result<Option<FetchedRow>> {
+    ///
+    /// `behind` is the provider's transaction that led here. Its commit may have been sent before it became visible there;
+    /// the row is read when it is.
+    pub fn fetch(&mut self, relation: &RelationDescription, key: &Tuple, behind: Xid) -> Result<Option<FetchedRow>> {
         let (names, values) = key_literals(relation, key)?;
-        let params = [Some(relation.schema.as_str()), Some(relation.name.as_str()), Some(&names), Some(&values)];
+        let behind = behind.0.to_string();
+        let (schema, name) = (relation.schema.as_str(), relation.name.as_str());
+        let params = [Some(schema), Some(name), Some(&names), Some(&values), Some(&behind)];
         let rows = self
             .inquiry
             .ask(FETCH, &params, LIMIT_BYTES, LIMIT, &mut check_for_interrupts)

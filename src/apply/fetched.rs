@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use meld_core::converge::Fetched as Answer;
+use meld_core::ids::Xid;
 use meld_core::time::Stamp;
 use meld_core::value::Tuple;
 use meld_core::wire::RelationDescription;
@@ -26,9 +27,10 @@ impl Fetched {
         row: &Row,
         relation: &RelationDescription,
         key: &Tuple,
+        behind: Xid,
     ) -> Result<Answer> {
         if !self.rows.contains_key(row) {
-            let Some(there) = fetcher.fetch(relation, key)? else { return Ok(Answer::Gone) };
+            let Some(there) = fetcher.fetch(relation, key, behind)? else { return Ok(Answer::Gone) };
             self.rows.insert(row.clone(), there);
         }
         Ok(match self.rows.get(row).map(|there| &there.stamp) {

@@ -1,7 +1,9 @@
 //! Small questions to the server, and word to it, from a backend that runs one of meld's functions.
 
 use std::ffi::CStr;
+use std::ptr::null_mut;
 
+use meld_core::ids::Xid;
 use pgrx::pg_sys;
 
 use super::Oid;
@@ -41,6 +43,19 @@ pub fn invalidate_relation(relation: Oid) {
 pub fn lock_out_writers(relation: Oid) {
     // SAFETY: inside a transaction; an oid that names nothing can be locked, too
     unsafe { pg_sys::LockRelationOid(relation, pg_sys::ShareRowExclusiveLock as i32) }
+}
+
+/// Waits until a transaction is no longer among those that run, so that a snapshot taken afterwards sees what it did. A
+/// walsender may have sent its commit long before.
+pub fn wait_until_ended(xid: Xid) {
+    let xid = pg_sys::TransactionId::from_inner(xid.0);
+    // SAFETY: inside a transaction; a transaction does not wait for itself, and permanent ids are no transaction's
+    unsafe {
+        let is_ordinary = pg_sys::TransactionIdIsNormal(xid);
+        if is_ordinary && !pg_sys::TransactionIdIsCurrentTransactionId(xid) {
+            pg_sys::XactLockTableWait(xid, null_mut(), null_mut(), pg_sys::XLTW_Oper::XLTW_None);
+        }
+    }
 }
 
 /// Whether the statement runs in a transaction block or a subtransaction, so that it may be undone later.

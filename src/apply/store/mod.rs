@@ -181,7 +181,7 @@ impl RowStore for HeapStore<'_> {
         let table = self.table_of(row)?;
         let open = self.tables.get(table);
         let key = open.key_tuple(&name.key);
-        self.fetched.fetch(self.fetcher, row, &open.description, &key)
+        self.fetched.fetch(self.fetcher, row, &open.description, &key, self.remote.xid)
     }
 
     fn clashes(&mut self, row: &Row, values: Values) -> Result<Vec<(Row, LocalStamp)>> {
