@@ -10,6 +10,7 @@ use crate::catalog::node;
 use crate::conflict::known::live_stamp;
 use crate::conflict::writers::Writers;
 use crate::log::{Failure, Result, or_raise};
+use crate::pg::message::flush_all;
 use crate::pg::present_row::{KeyColumn, PresentTable, user_table};
 use crate::pg::server::{may_replicate, wait_until_ended};
 use crate::pg::types::Name;
@@ -74,7 +75,10 @@ fn fetch(
         wait_until_ended(Xid(xid));
     }
     let mut table = PresentTable::open(user_table(&schema, &name)?, &key)?;
-    let Some(stamp) = live_stamp(&mut table, &mut Writers::read(&local)?)? else {
+    let stamp = live_stamp(&mut table, &mut Writers::read(&local)?)?;
+    // a commit can be seen before it is on disk, and be lost again with a crash: the stream never tells of such a one
+    flush_all();
+    let Some(stamp) = stamp else {
         table.close();
         return Ok(Vec::new());
     };

@@ -268,3 +268,35 @@ fn stamps_of_fetched_rows_name_the_writer() {
     assert_eq!(row.commit_us, stamp(n1, "t", "id = 2"));
     cluster.finish();
 }
+
+/// What can be seen of a transaction that does not wait for the disk may be lost again with a crash.
+#[test]
+fn what_was_fetched_outlives_a_crash() {
+    let cluster = Plan::new("fetching_crash", 1)
+        .setting("synchronous_commit = off")
+        .setting("wal_writer_delay = '10s'")
+        .setting("wal_writer_flush_after = 0")
+        .setting("autovacuum = off")
+        .start();
+    let node = cluster.node(1);
+    mesh::create_node(node);
+    node.batch(
+        "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'first'), (2, 'goes'); CHECKPOINT",
+    );
+    let mut asked = inquiry(node, &node.dsn());
+    let crash = || {
+        fault::kill_postmaster(node);
+        node.server.wait_until_gone();
+        node.server.start().expect("start");
+        node.forget_session();
+    };
+    node.batch("UPDATE t SET v = 'second' WHERE id = 1");
+    let row = fetch(&mut asked, "t", ("id", "1")).expect("fetch").expect("a row");
+    crash();
+    assert_eq!(fetch(&mut asked, "t", ("id", "1")), Ok(Some(row)));
+    node.batch("DELETE FROM t WHERE id = 2");
+    assert_eq!(fetch(&mut asked, "t", ("id", "2")), Ok(None));
+    crash();
+    assert_eq!(fetch(&mut asked, "t", ("id", "2")), Ok(None), "gone for good");
+    cluster.discard();
+}
