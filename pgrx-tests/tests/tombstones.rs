@@ -1,6 +1,6 @@
 //! Which tombstones a node keeps of its own deletes.
 
-use meld_cluster_tests::{Node, Plan, mesh};
+use meld_cluster_tests::{Node, Plan, compare, mesh, settle};
 
 /// Number of tombstones of a table.
 fn kept(node: &Node, table: &str) -> i64 {
@@ -113,5 +113,31 @@ fn prepared_deletes_leave_their_tombstones_when_they_are_committed() {
         "SELECT pg_xact_commit_timestamp(xmin) > now() - interval '1 min' AND stamp_ts IS NULL FROM meld.tombstone",
     );
     assert!(is_stamped);
+    cluster.finish();
+}
+
+#[test]
+fn an_empty_key_is_a_key_like_any_other() {
+    let cluster = Plan::new("empty_key", 2).start_mesh();
+    let [n1, n2] = [cluster.node(1), cluster.node(2)];
+    mesh::replicate(&cluster, "CREATE TABLE t (id text PRIMARY KEY, v int); CREATE TABLE b (id char(3) PRIMARY KEY)");
+    n1.batch("INSERT INTO t VALUES ('', 1); INSERT INTO b VALUES ('')");
+    settle::settle(&cluster);
+    mesh::disconnect(&cluster);
+    n2.batch("INSERT INTO t VALUES ('x', 2); INSERT INTO b VALUES ('x')");
+    // later, and not the end of what came before
+    n1.batch("DELETE FROM t WHERE id = ''; DELETE FROM b");
+    mesh::reconnect(&cluster);
+    settle::settle(&cluster);
+    compare::equal(&cluster);
+    assert_eq!(n1.value::<i64>("SELECT (SELECT count(*) FROM t) + (SELECT count(*) FROM b)"), 2);
+    // a truncate is the end of it
+    mesh::disconnect(&cluster);
+    n2.batch("INSERT INTO t VALUES ('', 3), ('y', 3)");
+    n1.batch("TRUNCATE t");
+    mesh::reconnect(&cluster);
+    settle::settle(&cluster);
+    compare::equal(&cluster);
+    assert_eq!(n2.value::<i64>("SELECT count(*) FROM t"), 0);
     cluster.finish();
 }

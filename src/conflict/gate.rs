@@ -1,8 +1,10 @@
 //! Whether a table may have tombstones or explicit stamps at all, at the cost of one look at shared memory.
 //!
-//! Each table has a counter, which it may share with others, that every writer of such a row raises *before* he writes.
-//! A reader that has seen, rows of open transactions included, that there is none for a table need not look again while
-//! the counter stays what it was before he looked: whoever wrote one since has raised it first.
+//! Each table has a counter, which it may share with others, that every writer of such a row raises *after* he has written
+//! it and before he commits. A reader that has seen, rows of open transactions included, that there is none for a table
+//! need not look again while the counter stays what it was before he looked: whatever was committed since was written
+//! after that look, and its writer has raised the counter. (Raised before the write only, it could be read, and the
+//! table seen empty, in between.)
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -51,7 +53,7 @@ fn counter(table: Oid, kind: Kind) -> Option<&'static AtomicU32> {
     SHARED.open().map(|counters| &counters.0[(mixed >> 52) as usize % COUNTERS])
 }
 
-/// To be called before a row of the kind is written for the table.
+/// To be called when a row of the kind was written for the table, before the commit.
 pub fn raise(table: Oid, kind: Kind) {
     if let Some(counter) = counter(table, kind) {
         counter.fetch_add(1, SeqCst);

@@ -51,10 +51,10 @@ impl Overrides {
 
     /// Gives the version that this transaction writes, or wrote, an explicit stamp.
     pub fn set(&mut self, table: Oid, key: &RowKey, stamp: Stamp) -> Result<()> {
-        gate::raise(table, Kind::Override);
         self.clear(table, key)?;
         let cells = [Cell::Time(stamp.commit_ts), Cell::Int4(i32::from(stamp.node.0))];
         self.rows.insert(table, key, &cells)?;
+        gate::raise(table, Kind::Override);
         keyed::seen();
         Ok(())
     }

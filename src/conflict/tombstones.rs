@@ -102,7 +102,6 @@ impl Tombstones {
     }
 
     pub fn put(&mut self, table: Oid, key: &RowKey, new: &NewTombstone<'_>) -> Result<()> {
-        gate::raise(table, Kind::Tombstone);
         let stamp = match new.grave {
             None => Some(Stamp { commit_ts: WAITING, node: meld_core::ids::NodeId(0) }),
             Some(grave) => (!new.is_implied).then_some(grave.stamp),
@@ -119,18 +118,21 @@ impl Tombstones {
             new.key_values.map_or(Cell::Null, Cell::Texts),
             new.residue.map_or(Cell::Null, Cell::Texts),
         ];
-        self.rows.insert(table, key, &cells)
+        self.rows.insert(table, key, &cells)?;
+        gate::raise(table, Kind::Tombstone);
+        Ok(())
     }
 
     /// Tombstones of plain tables, with the stamp of the transaction that writes them, in the order of tables and keys.
     pub fn put_keys<'k>(&mut self, keys: impl Iterator<Item = (Oid, &'k RowKey)> + Clone) -> Result<()> {
+        self.rows.insert_keys(keys.clone())?;
         let mut last = None;
-        for (table, _) in keys.clone() {
+        for (table, _) in keys {
             if last.replace(table) != Some(table) {
                 gate::raise(table, Kind::Tombstone);
             }
         }
-        self.rows.insert_keys(keys)
+        Ok(())
     }
 
     /// Removes all tombstones of a key, whose row is back.

@@ -19,7 +19,7 @@ use pgrx::pg_sys;
 use super::invalidation::Invalidations;
 use super::row_key::{key_index, with_index};
 
-/// The bytes of a key.
+/// The bytes of a key. The empty one is no row's: it stands for all keys of a table.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct RowKey(pub Vec<u8>);
 
@@ -61,6 +61,9 @@ const EQUAL_IMAGE: i16 = 4;
 /// Between two columns of variable length; zero bytes inside of one are followed by `ESCAPED`.
 const END: [u8; 2] = [0, 0];
 const ESCAPED: u8 = 0xFF;
+
+/// In front of a key of one column of variable length.
+const ONLY: u8 = 1;
 
 impl KeyColumns {
     /// The columns by which rows of the table are found; none if it has no key. `Err` names a column whose values can't
@@ -204,7 +207,10 @@ unsafe fn form_of(index: pg_sys::Relation, i: usize, attribute: &pg_sys::FormDat
         }
         (_, true, length @ 1..) => Form::Unsigned(length as usize),
         (_, false, length @ 1..) => Form::Fixed(length as usize),
-        (pg_sys::BPCHAROID, false, -1) => Form::Padded,
+        (pg_sys::BPCHAROID, false, -1) => {
+            // SAFETY: asks the catalog for a collation that the index has
+            return unsafe { pg_sys::get_collation_isdeterministic(collation) }.then_some(Form::Padded);
+        }
         (_, false, -1) => Form::Varlena,
         (_, false, -2) => Form::CString,
         _ => return None,
@@ -280,9 +286,10 @@ fn float_order(value: f64) -> u64 {
     if bits >> 63 == 0 { bits | 1 << 63 } else { !bits }
 }
 
-/// The last column of variable length needs no end; others must not run into the next.
+/// The only column needs no end; others must not run into the next. No key is empty: that stands for the whole table.
 fn variable(bytes: &mut Vec<u8>, content: &[u8], is_only: bool) {
     if is_only {
+        bytes.push(ONLY);
         bytes.extend_from_slice(content);
         return;
     }
@@ -311,6 +318,15 @@ mod tests {
         assert_ne!(key(b"a\0", b"b"), key(b"a", b"\0b"));
         assert_ne!(key(b"", b"\0"), key(b"\0", b""));
         assert!(key(b"a", b"z") < key(b"ab", b"a"));
+    }
+
+    #[test]
+    fn no_key_is_empty() {
+        for is_only in [true, false] {
+            let mut bytes = Vec::new();
+            variable(&mut bytes, b"", is_only);
+            assert!(!bytes.is_empty());
+        }
     }
 
     #[test]

@@ -216,12 +216,16 @@ impl KeyedTable {
         Ok(())
     }
 
-    /// Removes a row that a scan of this transaction has shown. Raises if another transaction has removed it meanwhile.
+    /// Removes a row that a scan of this transaction has shown, unless somebody else has: the collector, for one.
     pub fn delete(&self, place: Place) {
         let Some(Opened { relation, .. }) = self.opened.get() else { return };
         let mut place = place.0;
-        // SAFETY: the table is open
-        unsafe { pg_sys::simple_heap_delete(relation, &mut place) }
+        let mut failure = pg_sys::TM_FailureData::default();
+        // SAFETY: the table is open; waits for whoever is about to remove the row
+        unsafe {
+            let command = pg_sys::GetCurrentCommandId(true);
+            pg_sys::heap_delete(relation, &mut place, command, null_mut(), true, &mut failure, false);
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use meld_core::value::{Tuple, Value};
 use meld_core::wire::RelationDescription;
 use pgrx::pg_sys;
+use pgrx::prelude::PgSqlErrorCode;
 
 use super::Oid;
 use super::decoded::DecodedRelation;
@@ -15,7 +16,7 @@ use super::names::table_oid;
 use super::row_key;
 use super::target::{RowSide, Target};
 use super::xact::Xact;
-use crate::log::Result;
+use crate::log::{Failure, Result};
 
 impl Target {
     /// The local table.
@@ -24,17 +25,20 @@ impl Target {
         unsafe { (*self.relation).rd_id }
     }
 
-    /// The bytes of a row's key. A row of a table whose key can't become bytes has none: it is kept out of the sets.
+    /// The bytes of a row's key. Raises if the key can't become bytes: such a table is kept out of the sets, but may have
+    /// been altered since.
     pub fn row_key(&self, side: RowSide) -> RowKey {
         let slot = if side == RowSide::Remote { self.remote } else { self.local };
         // SAFETY: the slot holds a row of the open relation; afterwards all values that the key needs are in its arrays
-        unsafe {
-            let Some(columns) = self.key_columns_as_bytes() else { return RowKey::default() };
-            if side == RowSide::Local {
-                pg_sys::slot_getsomeattrs_int(slot, columns.width() as i32);
-            }
-            columns.encode((*slot).tts_values, (*slot).tts_isnull).unwrap_or_default()
-        }
+        let key = unsafe {
+            self.key_columns_as_bytes().and_then(|columns| {
+                if side == RowSide::Local {
+                    pg_sys::slot_getsomeattrs_int(slot, columns.width() as i32);
+                }
+                columns.encode((*slot).tts_values, (*slot).tts_isnull)
+            })
+        };
+        key.unwrap_or_else(|| self.no_bytes().raise())
     }
 
     /// The bytes of a key that is given as a tuple of the stream.
@@ -46,8 +50,16 @@ impl Target {
             let mut nulls = vec![true; width];
             self.columns.read(key.values(), values.as_mut_ptr(), nulls.as_mut_ptr())?;
             let columns = self.key_columns_as_bytes();
-            Ok(columns.and_then(|columns| columns.encode(values.as_ptr(), nulls.as_ptr())).unwrap_or_default())
+            columns.and_then(|columns| columns.encode(values.as_ptr(), nulls.as_ptr())).ok_or_else(|| self.no_bytes())
         }
+    }
+
+    fn no_bytes(&self) -> Failure {
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("rows of \"{}.{}\" can't be told apart by the bytes of their keys", self.schema(), self.name()),
+        )
+        .hint("Use key columns of types for which equal values are stored alike, such as integers, text or uuid.")
     }
 
     fn key_columns_as_bytes(&self) -> Option<&KeyColumns> {
