@@ -18,6 +18,7 @@ use crate::conflict::voids::Voids;
 use crate::log::Result;
 use crate::pg::executor::{ChangeMemory, fire_triggers_at_once};
 use crate::pg::key_lock::{self, KeyLock};
+use crate::pg::origin::Writer;
 use crate::pg::target::{RowSide, Target};
 use crate::pg::target_counters::Counters;
 use crate::pg::target_key::{describe_local, key_tuple};
@@ -144,7 +145,7 @@ impl Tables {
         self.dead.push(DeadKey { table: open.description.clone(), key });
     }
 
-    /// Before the commit: whether the keys that were without a row still are. Where others are at work, this does not
+    /// Before the commit: whether the keys that were without a row still are, as far as others go. Where others are at work, this does not
     /// wait for them: the tables come back that have to be [locked](Tables::begin) first, in another try.
     pub fn check_dead(&mut self) -> Result<std::result::Result<(), BTreeSet<RelId>>> {
         let mut last = None;
@@ -158,12 +159,15 @@ impl Tables {
             last = Some(oid);
             open.target.begin_change(&self.memory);
             open.target.read(&key)?;
-            let is_free = match open.target.key_is_free() {
-                Some(is_free) => is_free,
-                None => open.target.find(false, Snapshots::Fresh)?.is_none(),
-            };
+            let is_free = open.target.key_is_free() == Some(true);
+            // the transaction itself may have put a row there since
+            let is_well = is_free
+                || match open.target.find(false, Snapshots::Fresh)? {
+                    None => true,
+                    Some(found) => matches!(found.writer, Writer::ThisTransaction),
+                };
             open.target.end_change(&self.memory);
-            if !is_free {
+            if !is_well {
                 return Ok(Err(BTreeSet::from([RelId(oid.to_u32())])));
             }
         }
