@@ -44,9 +44,9 @@ pub const CALLING_CONVENTION: CallingConvention = pg_sys::Pg_finfo_record { api_
 /// What the tombstone of a row with delta columns has beside its stamp.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Residue {
-    /// As `pg::delta` keeps it, not all zero.
+    /// As `pg::delta` keeps it; empty if all counters are zero.
     pub counters: Vec<String>,
-    /// The key as text, in the order of its columns.
+    /// The key as text, in the order of its columns; not needed without counters.
     pub key_values: Vec<String>,
 }
 
@@ -63,10 +63,8 @@ impl Residue {
             let amounts = delta::amounts(relation, row, &columns)?;
             let counters: Vec<String> =
                 columns.iter().zip(&amounts).filter_map(|(column, amount)| delta::kept(column, amount)).collect();
-            if counters.is_empty() {
-                return Ok(None);
-            }
-            let key = delta::key_texts(relation, row).unwrap_or_default();
+            let key = if counters.is_empty() { None } else { delta::key_texts(relation, row) };
+            let key = key.unwrap_or_default();
             Ok(Some(Residue { counters, key_values: key.into_iter().map(|(_, text)| text).collect() }))
         }
     }

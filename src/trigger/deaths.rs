@@ -14,11 +14,14 @@ use std::cell::RefCell;
 use meld_core::converge::Grave;
 use meld_core::ids::{NodeId, RelId};
 use meld_core::time::{Stamp, Timestamp};
+use pgrx::prelude::PgSqlErrorCode;
 
 use crate::conflict::tombstones::{NewTombstone, Tombstones};
-use crate::log::{Result, or_raise};
+use crate::log::{Failure, Result, or_raise};
 use crate::pg::Oid;
+use crate::pg::emptied::EmptiedTable;
 use crate::pg::key_bytes::RowKey;
+use crate::pg::keyed;
 use crate::pg::nesting::{self, Watch};
 use crate::pg::row_trigger::{OldRow, Residue};
 use crate::pg::session::is_for_apply;
@@ -56,10 +59,20 @@ pub fn init() {
 }
 
 /// A table was emptied, which is a tombstone of every key: its floor.
-fn emptied(table: RelId) {
+fn emptied(table: &EmptiedTable) {
+    if table.has_counters {
+        let failure = Failure::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("cannot truncate replicated table \"{}\" because it has delta columns", table.name),
+        );
+        failure
+            .detail("What a TRUNCATE on one node leaves of a counter would depend on what has arrived there.")
+            .hint("Use DELETE, or take the delta columns away first with meld.delta_remove_column.")
+            .raise();
+    }
     // the apply worker raises the floor by itself
     if !is_for_apply() {
-        or_raise(push(Death { table, key: RowKey::default() }));
+        or_raise(push(Death { table: table.id, key: RowKey::default() }));
     }
 }
 
@@ -94,16 +107,19 @@ fn push(death: Death) -> Result<()> {
 
 fn write_with_counters(table: RelId, key: &RowKey, residue: &Residue) -> Result<()> {
     let mut tombstones = Tombstones::default();
+    let has_any = !residue.counters.is_empty();
     let new = NewTombstone {
         // the stamp is the transaction's own, and not known yet
         grave: Some(Grave { stamp: Stamp { commit_ts: Timestamp(0), node: NodeId(0) }, removed: None }),
         is_implied: true,
         since: None,
-        residue: Some(&residue.counters),
-        key_values: Some(&residue.key_values),
+        residue: has_any.then_some(&residue.counters),
+        key_values: has_any.then_some(&residue.key_values),
     };
     let result = tombstones.put(Oid::from(table.0), key, &new);
     tombstones.close();
+    // also by an INSERT of the same statement
+    keyed::seen();
     result
 }
 

@@ -114,7 +114,8 @@ impl HeapStore<'_> {
         let kept = self.kept(table, seen)?;
         let amounts = self.counted(table, seen, kept.as_ref())?;
         let (counters, oid, key) = self.key_in_hand(table);
-        if kept.is_some() {
+        // a live row may have one that means nothing: of a DELETE that a trigger of a user suppressed
+        if kept.is_some() || seen.is_live && self.tables.tombstones.may_exist(oid)? {
             self.tables.tombstones.forget(oid, &key)?;
         }
         // the later of the two transactions; one of this node's own is later than all that it knows
