@@ -58,6 +58,12 @@ pub fn wait_until_ended(xid: Xid) {
     }
 }
 
+/// Whether this transaction keeps writers away from a table.
+pub fn locks_out_writers(relation: Oid) -> bool {
+    // SAFETY: reads this process's locks; an oid that names nothing is not locked
+    unsafe { pg_sys::CheckRelationOidLockedByMe(relation, pg_sys::ShareRowExclusiveLock as i32, true) }
+}
+
 /// Whether the statement runs in a transaction block or a subtransaction, so that it may be undone later.
 pub fn in_transaction_block() -> bool {
     // SAFETY: reads this process's transaction state

@@ -13,17 +13,29 @@ mod rebirth;
 mod upkeep;
 mod versions;
 
+use std::sync::OnceLock;
+
 use pgrx::prelude::PgSqlErrorCode;
 
 pub use upkeep::{Upkeep, follow_sets, repair};
 
-use crate::log::Failure;
+use crate::log::{Failure, or_raise};
 use crate::pg::utility::{self, Statement, Watcher};
 
 /// Called when the library is loaded. `switched`: triggers were enabled or disabled in the transaction that is open.
 pub fn init(switched: fn()) {
     deaths::init();
-    utility::watch(Watcher { before: look_at, after: switched });
+    let _ = SWITCHED.set(switched);
+    utility::watch(Watcher { before: look_at, after: put_right });
+}
+
+/// Whom to tell that triggers were switched.
+static SWITCHED: OnceLock<fn()> = OnceLock::new();
+
+/// After a statement that switched triggers, before anything is written behind it.
+fn put_right() {
+    or_raise(upkeep::repair_own());
+    SWITCHED.get().into_iter().for_each(|switched| switched());
 }
 
 /// Refuses a statement that would take the trigger away; whether it switches triggers.

@@ -6,7 +6,7 @@ use crate::catalog::{repset, row_trigger};
 use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
 use crate::pg::trigger_catalog::Kind;
-use crate::pg::{Oid, trigger_catalog, worker, xact};
+use crate::pg::{Oid, server, trigger_catalog, worker, xact};
 
 /// What came of looking after the triggers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +27,24 @@ pub fn follow_sets(table: Oid) -> Result<()> {
         settle(table, kind, function)?;
     }
     Ok(())
+}
+
+/// Puts right, in the transaction that is open, what a superuser's statement in it has switched: those tables are locked by
+/// it. The manager comes to any other.
+pub fn repair_own() -> Result<()> {
+    if !server::is_superuser() {
+        // who may not switch meld's triggers, and may not see all that is looked at here
+        return Ok(());
+    }
+    server::with_latest_snapshot(|| {
+        for kind in Kind::ALL {
+            let Some(function) = row_trigger::function(kind)? else { continue };
+            for table in row_trigger::to_repair(kind, function)?.into_iter().filter(|&t| server::locks_out_writers(t)) {
+                settle(table, kind, function)?;
+            }
+        }
+        Ok(())
+    })
 }
 
 fn settle(table: Oid, kind: Kind, function: Oid) -> Result<()> {
