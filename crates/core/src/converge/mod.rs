@@ -23,6 +23,8 @@ mod first;
 #[cfg(test)]
 mod first_tests;
 mod foreign_key;
+#[cfg(test)]
+mod order_tests;
 pub mod port;
 mod removal;
 mod rule;
