@@ -9,21 +9,26 @@ use std::time::{Duration, Instant, SystemTime};
 use meld_core::clock::{Offset, Offsets, Sample};
 use meld_core::time::Timestamp;
 
-/// Between the first questions, as many as this.
-const FIRST: (u32, Duration) = (4, Duration::from_secs(1));
+/// How many are the first questions.
+const FIRST: u32 = 4;
 /// The clock here was stepped while a question was under way, if it differs from the time that passed by more.
 const STEP_US: u64 = 1000;
 /// A question without an answer for this long is asked again.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-#[derive(Default)]
 pub(super) struct Question {
+    first_pause: Duration,
     asked: Option<(SystemTime, Instant)>,
     answers: u32,
     offsets: Offsets,
 }
 
 impl Question {
+    /// `first_pause`: between the first questions.
+    pub fn new(first_pause: Duration) -> Question {
+        Question { first_pause, asked: None, answers: 0, offsets: Offsets::default() }
+    }
+
     /// Whether another question can be asked.
     pub fn is_due(&self) -> bool {
         self.asked.is_none_or(|(_, at)| at.elapsed() >= PATIENCE)
@@ -50,7 +55,7 @@ impl Question {
 
     /// When to ask again, if that is soon.
     pub fn pause(&self) -> Option<Duration> {
-        (self.answers < FIRST.0).then_some(FIRST.1)
+        (self.answers < FIRST).then_some(self.first_pause)
     }
 }
 
@@ -68,19 +73,19 @@ mod tests {
 
     #[test]
     fn an_answer_without_a_question_says_nothing() {
-        let mut question = Question::default();
+        let mut question = Question::new(Duration::ZERO);
         assert!(question.is_due() && question.answered(Timestamp(0)).is_none());
         question.asked(SystemTime::now());
         assert!(!question.is_due());
         let ahead = timestamp(SystemTime::now()).0 + 5_000_000;
         let offset = question.answered(Timestamp(ahead)).unwrap();
-        assert!((4_000_000..=5_000_000).contains(&offset.offset_us), "{offset:?}");
+        assert!((4_000_000..=6_000_000).contains(&offset.offset_us), "{offset:?}");
         assert!(question.is_due() && question.answered(Timestamp(0)).is_none());
     }
 
     #[test]
     fn a_clock_that_was_stepped_meanwhile_gives_no_answer() {
-        let mut question = Question::default();
+        let mut question = Question::new(Duration::ZERO);
         question.asked(SystemTime::now() - Duration::from_secs(10));
         assert_eq!(question.answered(Timestamp(0)), None);
     }

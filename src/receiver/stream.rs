@@ -87,7 +87,7 @@ impl<'a> Stream<'a> {
             asked: false,
             look_again: false,
             lost: false,
-            question: Question::default(),
+            question: Question::new(tuning.question_pause),
         }
     }
 

@@ -202,7 +202,7 @@ fn a_wanted_reply_comes_at_once_and_again_when_more_is_flushed() {
     let fake = Fake::start(node(2), move |mut provider| {
         let status = |provider: &Provider| provider.statuses.recv_timeout(PATIENCE).unwrap();
         let at = |n: u64| Positions { written: Lsn(n), flushed: Lsn(n), applied: Lsn(n) };
-        assert_eq!(status(&provider), (at(0), false), "first of all");
+        assert_eq!(status(&provider), (at(0), true), "first of all, with the question for the time");
         provider.keepalive(500, true);
         assert_eq!(status(&provider), (at(0), false), "the answer tells no more than was reported");
         asked.send(()).unwrap();
@@ -214,7 +214,8 @@ fn a_wanted_reply_comes_at_once_and_again_when_more_is_flushed() {
     });
     let mut options = options(fake.port);
     options.status_interval = Duration::from_secs(1000);
-    let mut link = Link::start(options).unwrap();
+    let tuning = Tuning { question_pause: Duration::from_secs(1000), ..Tuning::default() };
+    let mut link = Link::tuned(options, tuning).unwrap();
     assert!(matches!(next(&mut link), Event::Connected { .. }));
     assert!(matches!(next(&mut link), Event::Keepalive { end: Lsn(500) }));
     ask.recv_timeout(PATIENCE).unwrap();
@@ -243,10 +244,10 @@ fn a_wanted_reply_comes_at_once_and_again_when_more_is_flushed() {
 fn a_silent_provider_is_asked_and_then_given_up() {
     let fake = Fake::start(node(2), |provider| {
         let wanted: Vec<bool> = provider.statuses.iter().map(|(_, wanted)| wanted).collect();
-        assert_eq!(wanted, [false, true], "asked once");
+        assert_eq!(wanted, [true, true], "asked for the time, and once for a sign of life");
     });
     let limit = Duration::from_millis(300);
-    let mut link = Link::tuned(options(fake.port), Tuning { silence_limit: limit }).unwrap();
+    let mut link = Link::tuned(options(fake.port), Tuning { silence_limit: limit, ..Tuning::default() }).unwrap();
     assert_eq!(outcome(&mut link), (0, LinkError::Timeout { doing: "waiting for the provider", limit }));
     drop(link);
     fake.finish();

@@ -23,11 +23,13 @@ pub(super) struct Tuning {
     /// skips through a large transaction may not look at its connection; that the peer's machine or the network is
     /// gone, the kernel tells earlier.
     pub silence_limit: Duration,
+    /// Between the first questions for the provider's time, if that is less than between two reports.
+    pub question_pause: Duration,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { silence_limit: Duration::from_secs(300) }
+        Tuning { silence_limit: Duration::from_secs(300), question_pause: Duration::from_secs(1) }
     }
 }
 
