@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use meld_core::apply::LocalStamp;
 use meld_core::ids::NodeId;
-use meld_core::time::Stamp;
+use meld_core::time::{Stamp, Timestamp};
 
 use pgrx::prelude::PgSqlErrorCode;
 
@@ -51,6 +51,10 @@ impl Writers {
                 LocalStamp::Known(Stamp { commit_ts: mark.commit_ts, node: self.node_of(mark.roident)? })
             }
             Writer::Forgotten => LocalStamp::Before(Stamp { commit_ts: forgotten_before()?, node: self.local_node }),
+            Writer::ThisOrOlder(mark) => {
+                let bound = forgotten_before()?.max(Timestamp(mark.commit_ts.0.saturating_add(1)));
+                LocalStamp::Before(Stamp { commit_ts: bound, node: self.local_node })
+            }
         })
     }
 

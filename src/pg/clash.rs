@@ -22,8 +22,8 @@ use pgrx::prelude::PgSqlErrorCode;
 
 use super::clash_rule::{Entry, MAX_COLUMNS, Rule, rules};
 use super::columns::ColumnMap;
-use super::locate::{KeyIndex, MAX_ROUNDS, begin_scan, raw_xmin};
-use super::origin::{Writer, writer_of};
+use super::locate::{KeyIndex, MAX_ROUNDS, begin_scan, raw_xmin, writer_in};
+use super::origin::Writer;
 use super::target::Target;
 use crate::log::{Failure, Result};
 
@@ -336,7 +336,7 @@ impl Search<'_> {
             pg_sys::slot_getsomeattrs_int(self.slot, (*(*self.slot).tts_tupleDescriptor).natts);
             let key = self.columns.print(&wanted, (*self.slot).tts_values, (*self.slot).tts_isnull);
             let xmin = raw_xmin(self.slot);
-            Clash { key, writer: writer_of(xmin), xmin: Xid(xmin.into_inner()) }
+            Clash { key, writer: writer_in(self.slot), xmin: Xid(xmin.into_inner()) }
         }
     }
 }

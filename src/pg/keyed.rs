@@ -15,7 +15,7 @@ use pgrx::{FromDatum, IntoDatum, pg_sys};
 
 use super::Oid;
 use super::key_bytes::RowKey;
-use super::origin::{Writer, writer_of};
+use super::origin::{Writer, writer_of_row};
 use crate::log::{Failure, Result};
 
 /// A table of meld's, opened when it is needed, until it is closed or the transaction ends.
@@ -258,7 +258,8 @@ impl KeyedRow<'_> {
     }
 
     pub fn writer(&self) -> Writer {
-        writer_of(self.raw_xmin())
+        // SAFETY: the scan's current tuple
+        unsafe { writer_of_row((*self.tuple).t_data) }
     }
 
     pub fn xmin(&self) -> Xid {

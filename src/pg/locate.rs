@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::columns::ColumnMap;
+use super::origin::{Writer, writer_of, writer_of_row};
 use super::row_key::primary_key_index;
 use crate::log::{Failure, Result};
 
@@ -252,6 +253,23 @@ pub(super) unsafe fn raw_xmin(slot: *mut pg_sys::TupleTableSlot) -> pg_sys::Tran
         get.map_or(pg_sys::InvalidTransactionId, |get| {
             pg_sys::TransactionId::from(get(slot, number, &mut is_null).value() as u32)
         })
+    }
+}
+
+/// Who wrote the row in a slot.
+///
+/// # Safety
+/// The slot holds a row of a table. Main thread, inside a transaction.
+pub(super) unsafe fn writer_in(slot: *mut pg_sys::TupleTableSlot) -> Writer {
+    // SAFETY: see above; a slot with these operations is of this type, and keeps the row's page
+    unsafe {
+        if (*slot).tts_ops == &raw const pg_sys::TTSOpsBufferHeapTuple {
+            let tuple = (*slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple;
+            if !tuple.is_null() {
+                return writer_of_row((*tuple).t_data);
+            }
+        }
+        writer_of(raw_xmin(slot))
     }
 }
 

@@ -40,6 +40,8 @@ pub mod origin;
 pub mod output;
 pub mod parents;
 pub mod prepared;
+#[cfg(any(test, feature = "pg_test"))]
+mod prepared_tests;
 pub mod present_row;
 mod row_key;
 pub mod row_trigger;

@@ -23,8 +23,28 @@ pub struct CommitMark {
 pub enum Writer {
     ThisTransaction,
     Committed(CommitMark),
+    /// This one, or one that is older by as many transactions as there are ids: a frozen row's id may have been used
+    /// again since.
+    ThisOrOlder(CommitMark),
     /// So long ago, or before `track_commit_timestamp` was on, that there is no timestamp.
     Forgotten,
+}
+
+/// The writer of a version of a row.
+///
+/// # Safety
+/// The head of a row that stays where it is for the call. Main thread, inside a transaction.
+pub(super) unsafe fn writer_of_row(head: pg_sys::HeapTupleHeader) -> Writer {
+    // SAFETY: see above; a counter in shared memory
+    let (writer, is_doubtful) = unsafe {
+        let is_frozen = u32::from((*head).t_infomask) & pg_sys::HEAP_XMIN_FROZEN == pg_sys::HEAP_XMIN_FROZEN;
+        let writer = writer_of(pg_sys::htup::HeapTupleHeaderGetRawXmin(head));
+        (writer, is_frozen && pg_sys::ReadNextFullTransactionId().value >> u32::BITS != 0)
+    };
+    match writer {
+        Writer::Committed(mark) if is_doubtful => Writer::ThisOrOlder(mark),
+        writer => writer,
+    }
 }
 
 /// The writer of a version with this raw xmin. (A frozen row keeps its raw xmin, so the timestamp may still be there.)
@@ -35,7 +55,9 @@ pub(super) fn writer_of(xmin: pg_sys::TransactionId) -> Writer {
     unsafe {
         if pg_sys::TransactionIdIsCurrentTransactionId(xmin) {
             Writer::ThisTransaction
-        } else if pg_sys::TransactionIdGetCommitTsData(xmin, &mut commit_ts, &mut roident) {
+        } else if pg_sys::track_commit_timestamp
+            && pg_sys::TransactionIdGetCommitTsData(xmin, &mut commit_ts, &mut roident)
+        {
             Writer::Committed(CommitMark { commit_ts: Timestamp(commit_ts), roident })
         } else {
             Writer::Forgotten

@@ -55,6 +55,11 @@ pub fn under_way() -> Vec<Mark> {
 }
 
 impl Mark {
+    /// Process id of the backend.
+    pub fn pid(self) -> i32 {
+        pid(self.value)
+    }
+
     /// Whether that command still is under way.
     pub fn is_under_way(self) -> bool {
         let Some(cell) = TABLE.open().and_then(|places| places.0.get(self.place)) else { return false };
@@ -107,4 +112,15 @@ fn pid(value: u64) -> i32 {
 
 fn next_use(value: u64) -> u32 {
     (value as u32).wrapping_add(1)
+}
+
+/// For tests: the mark of a process that does not exist.
+#[cfg(any(test, feature = "pg_test"))]
+pub(super) fn mark_of_nobody(pid: i32) -> Mark {
+    let place = PLACES - 1;
+    let value = u64::from(pid.cast_unsigned()) << u32::BITS;
+    if let Some(places) = TABLE.open() {
+        places.0[place].store(value, Ordering::SeqCst);
+    }
+    Mark { place, value }
 }

@@ -23,9 +23,9 @@ use super::Oid;
 use super::columns::{ColumnMap, name_of};
 use super::decoding_session::TextFormats;
 use super::key_bytes::{KeyColumns, RowKey};
-use super::locate::{KeyIndex, raw_xmin};
+use super::locate::{KeyIndex, raw_xmin, writer_in};
 use super::names::table_oid;
-use super::origin::{Writer, writer_of};
+use super::origin::Writer;
 use super::row_key::key_attributes;
 use crate::log::{Failure, Result};
 
@@ -121,7 +121,7 @@ impl PresentTable {
             is_there.then(|| {
                 pg_sys::slot_getsomeattrs_int(self.found, (*(*self.found).tts_tupleDescriptor).natts);
                 let xmin = raw_xmin(self.found);
-                Version { writer: writer_of(xmin), xmin: Xid(xmin.into_inner()) }
+                Version { writer: writer_in(self.found), xmin: Xid(xmin.into_inner()) }
             })
         }
     }

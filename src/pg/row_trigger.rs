@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::key_bytes::{self, RowKey};
-use super::origin::{Writer, writer_of};
+use super::origin::{Writer, writer_of_row};
 use super::{delta, row_key};
 use crate::log::{Failure, Result};
 
@@ -141,18 +141,8 @@ impl<'a> OldRow<'a> {
     }
 
     pub fn writer(&self) -> Writer {
-        // SAFETY: the server's copy of the old row; reads of this process's globals and of a counter in shared memory
-        unsafe {
-            let header = (*self.data.tg_trigtuple).t_data;
-            let is_frozen = u32::from((*header).t_infomask) & pg_sys::HEAP_XMIN_FROZEN == pg_sys::HEAP_XMIN_FROZEN;
-            // the xmin of a frozen row may be of an epoch before, and name somebody else now
-            if !pg_sys::track_commit_timestamp
-                || is_frozen && pg_sys::ReadNextFullTransactionId().value >> u32::BITS != 0
-            {
-                return Writer::Forgotten;
-            }
-            writer_of(pg_sys::htup::HeapTupleHeaderGetRawXmin(header))
-        }
+        // SAFETY: the server's copy of the old row; a trigger runs inside a transaction
+        unsafe { writer_of_row((*self.data.tg_trigtuple).t_data) }
     }
 
     /// Number of the transaction that wrote it.

@@ -23,9 +23,9 @@ use super::executor::{
     ChangeMemory, evaluate_defaults, init_plan_check, init_range_table, look_for_clash, prepare_defaults,
 };
 use super::key_bytes::KeyColumns;
-use super::locate::{KeyIndex, RowLock, Snapshots, raw_xmin};
+use super::locate::{KeyIndex, RowLock, Snapshots, raw_xmin, writer_in};
 use super::names::table_oid;
-use super::origin::{Writer, writer_of};
+use super::origin::Writer;
 use super::xact::Xact;
 use crate::log::{Failure, Result};
 
@@ -257,8 +257,8 @@ impl Target {
             return Ok(None);
         }
         // SAFETY: the slot holds the locked tuple
-        let xmin = unsafe { raw_xmin(self.local) };
-        Ok(Some(Found { writer: writer_of(xmin), xmin: Xid(xmin.into_inner()) }))
+        let (xmin, writer) = unsafe { (raw_xmin(self.local), writer_in(self.local)) };
+        Ok(Some(Found { writer, xmin: Xid(xmin.into_inner()) }))
     }
 
     pub fn has_key(&self) -> bool {

@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 use super::Oid;
 use super::key_bytes::{KeyColumns, RowKey};
 use super::names::table_oid;
-use super::origin::writer_of;
+use super::origin::writer_of_row;
 use super::row_key;
 use super::target::Found;
 use super::xact::Xact;
@@ -106,8 +106,11 @@ impl DoomedRow<'_> {
 
     pub fn found(&self) -> Found {
         // SAFETY: as above
-        let xmin = unsafe { pg_sys::htup::HeapTupleHeaderGetRawXmin((*self.tuple).t_data) };
-        Found { writer: writer_of(xmin), xmin: Xid(xmin.into_inner()) }
+        let (xmin, writer) = unsafe {
+            let head = (*self.tuple).t_data;
+            (pg_sys::htup::HeapTupleHeaderGetRawXmin(head), writer_of_row(head))
+        };
+        Found { writer, xmin: Xid(xmin.into_inner()) }
     }
 
     pub fn key(&self) -> Option<RowKey> {

@@ -34,7 +34,7 @@ fn look(row: &OldRow<'_>) {
             }
         }
         Writer::Committed(mark) => or_raise(note_other(row, mark, old_counters)),
-        Writer::Forgotten => or_raise(note(row, Replaced::Unknown, old_counters)),
+        Writer::ThisOrOlder(_) | Writer::Forgotten => or_raise(note(row, Replaced::Unknown, old_counters)),
     }
 }
 
