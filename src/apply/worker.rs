@@ -133,6 +133,8 @@ impl Worker {
                 self.report();
             }
             self.report();
+            // a keepalive that brings no position is no event
+            self.note_clock()?;
             let timeout = if self.feedback.is_waiting() { FLUSH_POLL } else { IDLE_POLL };
             let woken = process::wait(Some(self.link.wake_fd()), Some(timeout));
             if woken.shutdown {
