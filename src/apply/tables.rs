@@ -54,6 +54,10 @@ pub struct Tables {
     open: Vec<OpenTable>,
     by_relation: HashMap<RelId, usize>,
     dead: Vec<DeadKey>,
+    /// Tables that were locked against all who put rows.
+    alone: BTreeSet<RelId>,
+    /// Tables that should have been: counters of keys without a row were added up.
+    wanted_alone: BTreeSet<RelId>,
     /// Deferred triggers were told to fire at their rows.
     is_immediate: bool,
 }
@@ -66,9 +70,19 @@ impl Tables {
         alone.iter().for_each(|table| key_lock::lock(&xact, Oid::from(table.0), KeyLock::Exclusive));
         let memory = ChangeMemory::new(&xact);
         let (tombstones, overrides) = (Tombstones::default(), Overrides::default());
-        let (open, by_relation) = (Vec::new(), HashMap::new());
-        let (voids, dead) = (None, Vec::new());
-        Tables { xact, memory, tombstones, overrides, voids, open, by_relation, dead, is_immediate: false }
+        Tables {
+            xact,
+            memory,
+            tombstones,
+            overrides,
+            voids: None,
+            open: Vec::new(),
+            by_relation: HashMap::new(),
+            dead: Vec::new(),
+            alone: alone.clone(),
+            wanted_alone: BTreeSet::new(),
+            is_immediate: false,
+        }
     }
 
     /// The table of a relation of the stream.
@@ -138,16 +152,25 @@ impl Tables {
         }
     }
 
-    /// Notes that something was done to the key of the remote row, which has no row.
+    /// Notes that something was done to the key of the remote row, which has no row. With counters it was a sum, of which
+    /// another transaction may have read the same start: that is well only if nobody else was at work all the time.
     pub fn note_dead(&mut self, table: usize) {
         let open = &self.open[table];
+        let oid = RelId(open.target.oid().to_u32());
+        if !open.counters.is_empty() && !self.alone.contains(&oid) {
+            self.wanted_alone.insert(oid);
+        }
         let key = open.key_tuple(&open.key_of(RowSide::Remote));
         self.dead.push(DeadKey { table: open.description.clone(), key });
     }
 
-    /// Before the commit: whether the keys that were without a row still are, as far as others go. Where others are at work, this does not
-    /// wait for them: the tables come back that have to be [locked](Tables::begin) first, in another try.
+    /// Before the commit: whether the keys that were without a row still are, as far as others go. Where others are at
+    /// work, this does not wait for them: the tables come back that have to be [locked](Tables::begin) first, in another
+    /// try.
     pub fn check_dead(&mut self) -> Result<std::result::Result<(), BTreeSet<RelId>>> {
+        if !self.wanted_alone.is_empty() {
+            return Ok(Err(std::mem::take(&mut self.wanted_alone)));
+        }
         let mut last = None;
         for DeadKey { table, key } in std::mem::take(&mut self.dead) {
             let at = self.by_name(&table.schema, &table.name)?;
