@@ -73,6 +73,14 @@ CREATE TABLE meld.replication_set_table (
     PRIMARY KEY (set_reloid, set_id)
 ) WITH (user_catalog_table = true);
 
+-- Partitioned tables whose partitions join a set, those that come later, too; and partitions that do not.
+CREATE TABLE meld.replication_set_tree (
+    set_id     int NOT NULL REFERENCES meld.replication_set ON DELETE CASCADE,
+    set_reloid regclass NOT NULL,
+    joins      boolean NOT NULL,
+    PRIMARY KEY (set_reloid, set_id)
+);
+
 CREATE TABLE meld.subscription (
     sub_id               int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     sub_name             name NOT NULL UNIQUE CHECK (sub_name <> ''),
@@ -111,7 +119,8 @@ CREATE TABLE meld.resolutions (
 CREATE INDEX resolutions_log_time ON meld.resolutions (log_time);
 
 -- Not readable by everybody: connection strings, and rows of tables that the reader may have no right to.
-GRANT SELECT ON meld.node, meld.local_node, meld.origin, meld.replication_set, meld.replication_set_table TO PUBLIC;
+GRANT SELECT ON meld.node, meld.local_node, meld.origin, meld.replication_set, meld.replication_set_table,
+    meld.replication_set_tree TO PUBLIC;
 
 INSERT INTO meld.replication_set (set_name, replicate_insert, replicate_update, replicate_delete, replicate_truncate)
 VALUES ('default', true, true, true, true),

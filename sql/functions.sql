@@ -108,6 +108,11 @@ LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'repset_a
 COMMENT ON FUNCTION meld.repset_add_all_tables(name, text[], boolean) IS 'add all tables of some schemas to a replication set';
 REVOKE ALL ON FUNCTION meld.repset_add_all_tables(name, text[], boolean) FROM PUBLIC;
 
+CREATE FUNCTION meld.adopt_partitions() RETURNS void
+LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'adopt_partitions_wrapper';
+COMMENT ON FUNCTION meld.adopt_partitions() IS 'internal: adds new partitions to the sets of their parents';
+REVOKE ALL ON FUNCTION meld.adopt_partitions() FROM PUBLIC;
+
 -- Subscriptions
 
 CREATE FUNCTION meld.sub_create(

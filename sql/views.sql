@@ -78,6 +78,9 @@ BEGIN
     DELETE FROM meld.replication_set_table t
      USING pg_event_trigger_dropped_objects() d
      WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.set_reloid = d.objid;
+    DELETE FROM meld.replication_set_tree t
+     USING pg_event_trigger_dropped_objects() d
+     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.set_reloid = d.objid;
     DELETE FROM meld.tombstone t
      USING pg_event_trigger_dropped_objects() d
      WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.relid = d.objid;
@@ -95,3 +98,20 @@ $$;
 COMMENT ON FUNCTION meld.forget_dropped_tables() IS 'forgets dropped tables and columns';
 REVOKE ALL ON FUNCTION meld.forget_dropped_tables() FROM PUBLIC;
 CREATE EVENT TRIGGER meld_forget_dropped_tables ON sql_drop EXECUTE FUNCTION meld.forget_dropped_tables();
+-- also in sessions that replay, for which event triggers don't fire otherwise
+ALTER EVENT TRIGGER meld_forget_dropped_tables ENABLE ALWAYS;
+
+-- Who makes or attaches a partition has no rights on meld's tables.
+CREATE FUNCTION meld.adopt_new_partitions() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    IF EXISTS (SELECT FROM meld.replication_set_tree WHERE joins) THEN
+        PERFORM meld.adopt_partitions();
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION meld.adopt_new_partitions() IS 'internal: looks for new partitions';
+REVOKE ALL ON FUNCTION meld.adopt_new_partitions() FROM PUBLIC;
+CREATE EVENT TRIGGER meld_adopt_new_partitions ON ddl_command_end WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE')
+EXECUTE FUNCTION meld.adopt_new_partitions();
+ALTER EVENT TRIGGER meld_adopt_new_partitions ENABLE ALWAYS;

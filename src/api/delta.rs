@@ -109,6 +109,16 @@ fn require_column(table: &Relation, name: &str) -> Result<Column> {
     })
 }
 
+/// Makes a column of a new partition the counter that it is in those beside it.
+pub(super) fn mark_counter(table: &Relation, name: &str) -> Result<()> {
+    let column = require_column(table, name)?;
+    if !column.is_delta {
+        check(table, name, &column)?;
+        delta::add(table.oid, column.number)?;
+    }
+    Ok(())
+}
+
 /// Refuses a column that can't be a counter.
 fn check(table: &Relation, name: &str, column: &Column) -> Result<()> {
     let refuse = |code, complaint: &str| {

@@ -8,6 +8,7 @@ mod args;
 mod delta;
 mod fetch;
 mod node;
+mod partitions;
 mod peer;
 mod repset;
 mod repset_table;

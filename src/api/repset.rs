@@ -3,7 +3,7 @@
 use pgrx::prelude::*;
 
 use super::args;
-use super::repset_table::announce;
+use super::repset_table::{announce, key_obstacle};
 use crate::catalog::repset::{self, Actions, BUILT_IN, ReplicationSet};
 use crate::catalog::{node, relation};
 use crate::log::{Failure, Result, or_raise};
@@ -83,10 +83,11 @@ fn alter(set_name: Option<Name>, actions: [Option<bool>; 4]) -> Result<i32> {
 fn refuse_keyless(set_name: &str, tables: &[crate::pg::Oid]) -> Result<()> {
     let mut keyless = Vec::new();
     for &table in tables {
-        if let Some(relation) = relation::by_oid(table)?
-            && !relation.has_key
-        {
+        let Some(relation) = relation::by_oid(table)? else { continue };
+        if !relation.has_key {
             keyless.push(format!("\"{}.{}\"", relation.schema, relation.name));
+        } else if let Some(failure) = key_obstacle(&relation) {
+            return Err(failure);
         }
     }
     if keyless.is_empty() {

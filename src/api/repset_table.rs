@@ -8,7 +8,8 @@ use crate::catalog::node;
 use crate::catalog::relation::{self, Relation};
 use crate::catalog::repset::{self, ReplicationSet};
 use crate::log::{Failure, Result, or_raise};
-use crate::pg::server::invalidate_relation;
+use crate::pg::key_bytes::column_without_bytes;
+use crate::pg::server::{invalidate_relation, lock_out_writers};
 use crate::pg::types::{Name, Regclass};
 use crate::trigger;
 
@@ -48,6 +49,10 @@ fn add_table(
         args::refuse_if(asked_for, what)?;
     }
     node::require_local()?;
+    if require_relation(oid)?.kind == 'p' {
+        // no new partitions from here on
+        lock_out_writers(oid);
+    }
     repset::lock()?;
     let set = require_set(&name)?;
     let relation = require_relation(oid)?;
@@ -59,6 +64,7 @@ fn add_table(
         return add_leaves(&set, &relation);
     }
     check_table(&set, &relation)?;
+    repset::forget(set.id, oid)?;
     if !repset::add_table(set.id, oid)? {
         return Err(Failure::new(
             PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
@@ -93,7 +99,9 @@ fn add_leaves(set: &ReplicationSet, parent: &Relation) -> Result<bool> {
     for leaf in &leaves {
         check_table(set, leaf)?;
     }
+    repset::remember(set.id, parent.oid, true)?;
     for leaf in leaves {
+        repset::forget(set.id, leaf.oid)?;
         repset::add_table(set.id, leaf.oid)?;
         announce(leaf.oid)?;
     }
@@ -101,7 +109,7 @@ fn add_leaves(set: &ReplicationSet, parent: &Relation) -> Result<bool> {
 }
 
 /// Refuses what can't be replicated, or not in this set.
-fn check_table(set: &ReplicationSet, relation: &Relation) -> Result<()> {
+pub(super) fn check_table(set: &ReplicationSet, relation: &Relation) -> Result<()> {
     if relation.belongs_to_system {
         return Err(wrong_kind(relation, "belongs to the server or to meld"));
     }
@@ -137,6 +145,11 @@ fn obstacle(set: &ReplicationSet, relation: &Relation) -> Option<Failure> {
              or add it to a set for inserts only, like \"default_insert_only\".",
         ));
     }
+    if set.actions.need_key()
+        && let Some(failure) = key_obstacle(relation)
+    {
+        return Some(failure);
+    }
     let constraint = relation.lenient_constraint.as_ref()?;
     let failure = Failure::new(
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -145,6 +158,24 @@ fn obstacle(set: &ReplicationSet, relation: &Relation) -> Option<Failure> {
     let detail = "It is an exclusion constraint or deferrable. When rows of two nodes clash, one has to go; which one can \
                   be told for unique constraints that are checked at once.";
     Some(failure.detail(detail).hint("Make it a unique constraint that is not deferrable, or drop it."))
+}
+
+/// Why the table's key can't serve to find its rows.
+pub(super) fn key_obstacle(relation: &Relation) -> Option<Failure> {
+    let column = column_without_bytes(relation.oid)?;
+    let failure = Failure::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!(
+            "table \"{}.{}\" can't be replicated with column \"{column}\" in its key",
+            relation.schema, relation.name
+        ),
+    );
+    let detail = "Values of its type, or under its collation, can be equal and yet differ in their bytes, by which \
+                  deleted rows are known.";
+    Some(failure.detail(detail).hint(
+        "Make a unique index over columns of other types the table's replica identity, \
+         or add the table to a set for inserts only.",
+    ))
 }
 
 fn wrong_kind(relation: &Relation, complaint: &str) -> Failure {
@@ -168,6 +199,11 @@ fn remove_table(set_name: Option<Name>, regclass: Option<Regclass>, include_part
     let set = require_set(&name)?;
     let mut removed = repset::remove_table(set.id, oid)?;
     let relation = relation::by_oid(oid)?;
+    if removed && relation.as_ref().is_some_and(|relation| relation.is_partition) {
+        repset::remember(set.id, oid, false)?;
+    } else {
+        removed |= repset::forget(set.id, oid)?;
+    }
     if include_partitions && relation.as_ref().is_some_and(|relation| relation.kind == 'p') {
         for leaf in relation::leaves(oid)? {
             if repset::remove_table(set.id, leaf.oid)? {

@@ -57,6 +57,15 @@ pub fn column(table: Oid, name: &str) -> Result<Option<Column>> {
     })
 }
 
+/// Names of the counters that partitions below a table have.
+pub fn names_below(parent: Oid) -> Result<Vec<String>> {
+    let sql = "SELECT DISTINCT a.attname::text FROM pg_catalog.pg_partition_tree($1::oid::regclass) t \
+         JOIN meld.delta_column d ON d.relid = t.relid \
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = d.relid AND a.attnum = d.attnum AND NOT a.attisdropped \
+         ORDER BY 1";
+    query::rows(sql, &[parent.into()], |row| row.get(1))
+}
+
 /// Marks a column, which is not yet.
 pub fn add(table: Oid, number: i16) -> Result<()> {
     query::execute("INSERT INTO meld.delta_column (relid, attnum) VALUES ($1, $2)", &[table.into(), number.into()])

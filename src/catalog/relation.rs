@@ -18,6 +18,7 @@ pub struct Relation {
     /// A row can be found by its primary key or its replica identity index, in the way in which the output plugin
     /// tells of it: REPLICA IDENTITY NOTHING and a deferrable primary key are no key.
     pub has_key: bool,
+    pub is_partition: bool,
     /// One of its exclusion or deferrable unique constraints.
     pub lenient_constraint: Option<String>,
 }
@@ -29,7 +30,7 @@ const SELECT: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind:
              WHEN 'i' THEN i.indisreplident ELSE false END), \
      (SELECT k.conname::text FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid \
          AND (k.contype = 'x' OR k.contype IN ('p', 'u') AND (k.condeferrable OR EXISTS (SELECT FROM pg_catalog.pg_index i \
-             WHERE i.indexrelid = k.conindid AND i.indisexclusion))) ORDER BY k.conname LIMIT 1) \
+             WHERE i.indexrelid = k.conindid AND i.indisexclusion))) ORDER BY k.conname LIMIT 1), c.relispartition \
      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
 
 fn read(row: &Row) -> Result<Relation> {
@@ -43,6 +44,7 @@ fn read(row: &Row) -> Result<Relation> {
         belongs_to_system: row.get(6)?,
         has_key: row.get(7)?,
         lenient_constraint: row.optional(8)?,
+        is_partition: row.get(9)?,
     })
 }
 

@@ -42,6 +42,10 @@ pub fn by_name(name: &str) -> Result<Option<ReplicationSet>> {
     query::first(&format!("{SELECT} WHERE set_name = $1"), &[name.into()], read)
 }
 
+pub fn by_id(id: i32) -> Result<Option<ReplicationSet>> {
+    query::first(&format!("{SELECT} WHERE set_id = $1"), &[id.into()], read)
+}
+
 /// Keeps other sessions from changing sets and their tables until the transaction ends.
 pub fn lock() -> Result<()> {
     query::execute("LOCK TABLE meld.replication_set, meld.replication_set_table IN SHARE ROW EXCLUSIVE MODE", &[])
@@ -85,6 +89,43 @@ pub fn add_table(id: i32, relation: Oid) -> Result<bool> {
         |row| row.get::<i32>(1),
     )?;
     Ok(!added.is_empty())
+}
+
+/// A partition whose place is in a set, and which is not there yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Adoption {
+    pub set: i32,
+    /// The partitioned table through which it belongs there.
+    pub parent: Oid,
+    pub partition: Oid,
+}
+
+pub fn partitions_to_adopt() -> Result<Vec<Adoption>> {
+    let sql = "SELECT p.set_id, p.set_reloid::oid, l.relid::oid FROM meld.replication_set_tree p, \
+         pg_catalog.pg_partition_tree(p.set_reloid) l WHERE p.joins AND l.isleaf AND l.relid <> p.set_reloid \
+         AND NOT EXISTS (SELECT FROM meld.replication_set_table t WHERE t.set_id = p.set_id AND t.set_reloid = l.relid) \
+         AND NOT EXISTS (SELECT FROM meld.replication_set_tree o WHERE o.set_id = p.set_id AND o.set_reloid = l.relid \
+             AND NOT o.joins) ORDER BY 1, 3";
+    query::rows(sql, &[], |row| Ok(Adoption { set: row.get(1)?, parent: row.get(2)?, partition: row.get(3)? }))
+}
+
+/// Remembers that partitions of a table join the set, or that a partition does not.
+pub fn remember(id: i32, relation: Oid, joins: bool) -> Result<()> {
+    forget(id, relation)?;
+    query::execute(
+        "INSERT INTO meld.replication_set_tree (set_id, set_reloid, joins) VALUES ($1, $2, $3)",
+        &[id.into(), relation.into(), joins.into()],
+    )
+}
+
+/// Whether partitions of the table joined the set.
+pub fn forget(id: i32, relation: Oid) -> Result<bool> {
+    let forgotten = query::change(
+        "DELETE FROM meld.replication_set_tree WHERE set_id = $1 AND set_reloid = $2 RETURNING joins",
+        &[id.into(), relation.into()],
+        |row| row.get::<bool>(1),
+    )?;
+    Ok(forgotten.contains(&true))
 }
 
 /// Removes a table; false if it was not in the set.

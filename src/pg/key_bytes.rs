@@ -16,6 +16,7 @@ use std::slice;
 use meld_core::ids::RelId;
 use pgrx::pg_sys;
 
+use super::Oid;
 use super::invalidation::Invalidations;
 use super::row_key::{key_index, with_index};
 
@@ -151,6 +152,17 @@ impl KeyColumns {
 
     pub(super) fn width(&self) -> usize {
         self.width
+    }
+}
+
+/// A column of a table's key whose values can't become bytes.
+pub fn column_without_bytes(table: Oid) -> Option<String> {
+    // SAFETY: inside a transaction; raises if there is no such table; open while it is looked at, locked until the end
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
+        let columns = KeyColumns::of(relation);
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+        columns.and_then(Result::err)
     }
 }
 

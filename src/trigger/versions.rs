@@ -27,7 +27,13 @@ fn look(row: &OldRow<'_>) {
         return;
     }
     let old_counters = or_raise(row.old_counters());
-    match row.writer() {
+    let writer = row.writer();
+    if !matches!(writer, Writer::ThisTransaction)
+        && let Some(stamp) = or_raise(explicit_stamp(row))
+    {
+        return or_raise(note(row, Replaced::Version(stamp), old_counters));
+    }
+    match writer {
         Writer::ThisTransaction | Writer::Committed(CommitMark { roident: 0, .. }) => {
             if old_counters.is_some() {
                 or_raise(note(row, Replaced::Own, old_counters));
@@ -40,9 +46,6 @@ fn look(row: &OldRow<'_>) {
 
 #[cold]
 fn note_other(row: &OldRow<'_>, mark: CommitMark, old_counters: Option<Tuple>) -> Result<()> {
-    if let Some(stamp) = explicit_stamp(row)? {
-        return note(row, Replaced::Version(stamp), old_counters);
-    }
     // what came from outside of the mesh counts as this node's own
     let replaced = match origins::node_of(mark.roident, row.transaction())? {
         Some(node) => Replaced::Version(Stamp { commit_ts: mark.commit_ts, node }),
@@ -52,7 +55,7 @@ fn note_other(row: &OldRow<'_>, mark: CommitMark, old_counters: Option<Tuple>) -
     note(row, replaced, old_counters)
 }
 
-/// Of a row whose last writer's commit does not carry its stamp.
+/// Of a row whose last writer's commit does not carry its stamp: apply's, or this node's own after a fetch.
 fn explicit_stamp(row: &OldRow<'_>) -> Result<Option<Stamp>> {
     let table = Oid::from(row.relation().0);
     let overrides = Overrides::default();
