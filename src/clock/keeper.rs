@@ -48,7 +48,8 @@ impl Keeper {
 
     fn write(&mut self) -> Result<()> {
         let high_water = trap(high_water::get)?;
-        let is_new = |(written, next): (Timestamp, Xid)| high_water > Some(written) || next != commit_ts::next();
+        let is_new =
+            |(written, next): (Timestamp, Xid)| high_water > Some(written) || next != Xid(commit_ts::next() as u32);
         if self.written.is_none_or(is_new) {
             self.written = Some(trap(|| xact::in_transaction(high_water::record))?);
         }

@@ -35,10 +35,10 @@ pub fn of(xid: Xid) -> Option<CommitMark> {
     found.then_some(CommitMark { commit_ts: Timestamp(commit_ts), roident })
 }
 
-/// The id that the next transaction will get.
-pub fn next() -> Xid {
+/// The number of the next transaction: its id in the lower half, and in the upper how often all ids were used before.
+pub fn next() -> u64 {
     // SAFETY: reads shared memory under its lock
-    Xid(unsafe { pg_sys::ReadNextFullTransactionId() }.value as u32)
+    unsafe { pg_sys::ReadNextFullTransactionId() }.value
 }
 
 /// The transactions that have not ended: all from the first of these on, and the earlier ones in the list. VACUUM's own

@@ -94,11 +94,12 @@ impl Recovery {
         }
     }
 
-    /// The ids to look up; `next` is the one that the next transaction will get.
-    pub fn ids(record: Option<&Record>, next: Xid) -> impl Iterator<Item = Xid> + use<'_> {
-        let from = record.map_or(next.0.wrapping_sub(MOST_IDS), |record| record.next.0);
-        let count = next.0.wrapping_sub(from).min(MOST_IDS);
-        let recent = (1..=count).rev().map(move |back| Xid(next.0.wrapping_sub(back)));
+    /// The ids to look up. `next` is the number of the next transaction: its id, and how often all ids were used before.
+    pub fn ids(record: Option<&Record>, next: u64) -> impl Iterator<Item = Xid> + use<'_> {
+        let id = next as u32;
+        let count = record.map_or(MOST_IDS, |record| id.wrapping_sub(record.next.0).min(MOST_IDS));
+        let count = u32::try_from(next).map_or(count, |used| count.min(used));
+        let recent = (1..=count).rev().map(move |back| Xid(id.wrapping_sub(back)));
         let running = record.map(|record| record.running.as_slice()).unwrap_or_default();
         running.iter().copied().chain(recent).filter(|xid| xid.0 >= FIRST_NORMAL)
     }
@@ -134,8 +135,8 @@ mod tests {
         }
     }
 
-    fn ids(record: Option<&Record>, next: u32) -> Vec<u32> {
-        Recovery::ids(record, Xid(next)).map(|xid| xid.0).collect()
+    fn ids(record: Option<&Record>, next: u64) -> Vec<u32> {
+        Recovery::ids(record, next).map(|xid| xid.0).collect()
     }
 
     #[test]
@@ -146,7 +147,7 @@ mod tests {
 
     #[test]
     fn ids_begin_again_after_the_last_one() {
-        assert_eq!(ids(Some(&record(0, u32::MAX - 1, &[])), 5), [u32::MAX - 1, u32::MAX, 3, 4]);
+        assert_eq!(ids(Some(&record(0, u32::MAX - 1, &[])), (1 << 32) + 5), [u32::MAX - 1, u32::MAX, 3, 4]);
     }
 
     #[test]
@@ -156,7 +157,8 @@ mod tests {
             assert_eq!(all.len(), MOST_IDS as usize);
             assert_eq!(all.last(), Some(&999_999_999));
         }
-        assert_eq!(ids(None, 10).len() as u32, MOST_IDS - 3, "the ids before the first one are nobody's");
+        assert_eq!(ids(None, 10), [3, 4, 5, 6, 7, 8, 9], "there were none before");
+        assert_eq!(ids(Some(&record(0, 700, &[])), 10), [3, 4, 5, 6, 7, 8, 9], "the record is another server's");
     }
 
     #[test]
