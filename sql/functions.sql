@@ -193,6 +193,11 @@ LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'meld_counter_trigger';
 COMMENT ON FUNCTION meld.counter_trigger() IS 'internal: tells what a new row is to the counters of its key';
 REVOKE ALL ON FUNCTION meld.counter_trigger() FROM PUBLIC;
 
+CREATE FUNCTION meld.arrival_trigger() RETURNS trigger
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'meld_arrival_trigger';
+COMMENT ON FUNCTION meld.arrival_trigger() IS 'internal: keeps the keys of a table with delta columns while rows come';
+REVOKE ALL ON FUNCTION meld.arrival_trigger() FROM PUBLIC;
+
 CREATE FUNCTION meld.truncate_trigger() RETURNS trigger
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'meld_truncate_trigger';
 COMMENT ON FUNCTION meld.truncate_trigger() IS 'internal: notes that older rows must not come back';

@@ -54,10 +54,8 @@ pub struct Tables {
     open: Vec<OpenTable>,
     by_relation: HashMap<RelId, usize>,
     dead: Vec<DeadKey>,
-    /// Tables that were locked against all who put rows.
-    alone: BTreeSet<RelId>,
-    /// Tables that should have been: counters of keys without a row were added up.
-    wanted_alone: BTreeSet<RelId>,
+    /// Tables in which others were at work on keys without a row, so that this transaction may have read what is not so.
+    busy: BTreeSet<RelId>,
     /// Deferred triggers were told to fire at their rows.
     is_immediate: bool,
 }
@@ -70,19 +68,9 @@ impl Tables {
         alone.iter().for_each(|table| key_lock::lock(&xact, Oid::from(table.0), KeyLock::Exclusive));
         let memory = ChangeMemory::new(&xact);
         let (tombstones, overrides) = (Tombstones::default(), Overrides::default());
-        Tables {
-            xact,
-            memory,
-            tombstones,
-            overrides,
-            voids: None,
-            open: Vec::new(),
-            by_relation: HashMap::new(),
-            dead: Vec::new(),
-            alone: alone.clone(),
-            wanted_alone: BTreeSet::new(),
-            is_immediate: false,
-        }
+        let (open, by_relation) = (Vec::new(), HashMap::new());
+        let (voids, dead, busy) = (None, Vec::new(), BTreeSet::new());
+        Tables { xact, memory, tombstones, overrides, voids, open, by_relation, dead, busy, is_immediate: false }
     }
 
     /// The table of a relation of the stream.
@@ -152,24 +140,32 @@ impl Tables {
         }
     }
 
-    /// Notes that something was done to the key of the remote row, which has no row. With counters it was a sum, of which
-    /// another transaction may have read the same start: that is well only if nobody else was at work all the time.
+    /// From here to the end of the transaction, nobody else counts for keys of the table that have no row. If somebody does
+    /// already, the transaction goes on in vain, to be tried again.
+    pub fn claim(&mut self, table: usize) {
+        let oid = self.open[table].target.oid();
+        if !key_lock::try_exclusive(&self.xact, oid) {
+            self.stumble(table);
+        }
+    }
+
+    /// Somebody else has been at work meanwhile: the transaction has to be tried again.
+    pub fn stumble(&mut self, table: usize) {
+        self.busy.insert(RelId(self.open[table].target.oid().to_u32()));
+    }
+
+    /// Notes that something was done to the key of the remote row, which has no row.
     pub fn note_dead(&mut self, table: usize) {
         let open = &self.open[table];
-        let oid = RelId(open.target.oid().to_u32());
-        if !open.counters.is_empty() && !self.alone.contains(&oid) {
-            self.wanted_alone.insert(oid);
-        }
         let key = open.key_tuple(&open.key_of(RowSide::Remote));
         self.dead.push(DeadKey { table: open.description.clone(), key });
     }
 
     /// Before the commit: whether the keys that were without a row still are, as far as others go. Where others are at
-    /// work, this does not wait for them: the tables come back that have to be [locked](Tables::begin) first, in another
-    /// try.
+    /// work, this does not wait for them: the tables come back that have to be [locked](Tables::begin) first, in another try.
     pub fn check_dead(&mut self) -> Result<std::result::Result<(), BTreeSet<RelId>>> {
-        if !self.wanted_alone.is_empty() {
-            return Ok(Err(std::mem::take(&mut self.wanted_alone)));
+        if !self.busy.is_empty() {
+            return Ok(Err(std::mem::take(&mut self.busy)));
         }
         let mut last = None;
         for DeadKey { table, key } in std::mem::take(&mut self.dead) {

@@ -22,7 +22,7 @@ fn wanted(kind: Kind) -> &'static str {
              JOIN pg_catalog.pg_class c ON c.oid = t.set_reloid AND c.relkind = 'r'"
         }
         // and delta columns, too
-        Kind::Counter => {
+        Kind::Counter | Kind::Arrival => {
             "SELECT DISTINCT t.set_reloid::oid AS relid FROM meld.replication_set_table t \
              JOIN pg_catalog.pg_class c ON c.oid = t.set_reloid AND c.relkind = 'r' \
              JOIN meld.delta_column d ON d.relid = t.set_reloid"
@@ -36,6 +36,7 @@ pub fn function(kind: Kind) -> Result<Option<Oid>> {
         Kind::Row => "meld.row_trigger()",
         Kind::Counter => "meld.counter_trigger()",
         Kind::Truncate => "meld.truncate_trigger()",
+        Kind::Arrival => "meld.arrival_trigger()",
     };
     query::first("SELECT pg_catalog.to_regprocedure($1::text)::oid", &[name.into()], |row| row.optional(1))
         .map(Option::flatten)

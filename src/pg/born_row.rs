@@ -30,6 +30,21 @@ pub fn run(call: &Call, look: impl FnOnce(&BornRow<'_>)) -> Answer {
     pg_sys::Datum::from(0_usize)
 }
 
+/// Tells into which table a statement is about to put rows.
+pub fn run_before(call: &Call, look: impl FnOnce(Oid)) -> Answer {
+    let timing = pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
+    match call.trigger_data().filter(|data| data.tg_event & timing == pg_sys::TRIGGER_EVENT_BEFORE) {
+        // SAFETY: the server keeps the table open for the call
+        Some(data) => look(unsafe { (*data.tg_relation).rd_id }),
+        None => Failure::new(
+            PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+            "function \"meld.arrival_trigger\" was not called by a BEFORE STATEMENT trigger",
+        )
+        .raise(),
+    }
+    pg_sys::Datum::from(0_usize)
+}
+
 impl<'a> BornRow<'a> {
     /// None if its table has no delta columns.
     fn of(call: &'a Call) -> Result<Option<BornRow<'a>>> {

@@ -23,14 +23,16 @@ pub enum Kind {
     Counter,
     /// After a TRUNCATE.
     Truncate,
+    /// Before an INSERT, once for the statement.
+    Arrival,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 3] = [Kind::Row, Kind::Counter, Kind::Truncate];
+    pub const ALL: [Kind; 4] = [Kind::Row, Kind::Counter, Kind::Truncate, Kind::Arrival];
 
     fn timing(self) -> u32 {
         match self {
-            Kind::Row => pg_sys::TRIGGER_TYPE_BEFORE,
+            Kind::Row | Kind::Arrival => pg_sys::TRIGGER_TYPE_BEFORE,
             Kind::Counter | Kind::Truncate => pg_sys::TRIGGER_TYPE_AFTER,
         }
     }
@@ -40,6 +42,7 @@ impl Kind {
             Kind::Row => pg_sys::TRIGGER_TYPE_UPDATE | pg_sys::TRIGGER_TYPE_DELETE,
             Kind::Counter => pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE,
             Kind::Truncate => pg_sys::TRIGGER_TYPE_TRUNCATE,
+            Kind::Arrival => pg_sys::TRIGGER_TYPE_INSERT,
         }
     }
 }
@@ -49,7 +52,7 @@ pub fn create(table: Oid, function: Oid, kind: Kind) {
     let mut statement = pg_sys::CreateTrigStmt {
         type_: pg_sys::NodeTag::T_CreateTrigStmt,
         trigname: NAME.as_ptr().cast_mut(),
-        row: kind != Kind::Truncate,
+        row: matches!(kind, Kind::Row | Kind::Counter),
         timing: kind.timing() as i16,
         events: kind.events() as i16,
         ..Default::default()

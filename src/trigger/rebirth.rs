@@ -16,6 +16,7 @@ use crate::conflict::tombstones::Tombstones;
 use crate::conflict::voids::Voids;
 use crate::conflict::writers::Writers;
 use crate::log::{Result, or_raise};
+use crate::pg::Oid;
 use crate::pg::born_row::BornRow;
 use crate::pg::counter::Amount;
 use crate::pg::key_bytes::RowKey;
@@ -27,6 +28,15 @@ crate::row_trigger_entry!(meld_counter_trigger, pg_finfo_meld_counter_trigger =>
 
 /// Stands for the transaction at work, whose stamp is not known yet.
 const OWN: Stamp = Stamp { commit_ts: Timestamp(i64::MAX), node: NodeId(u16::MAX) };
+
+crate::row_trigger_entry!(meld_arrival_trigger, pg_finfo_meld_arrival_trigger => crate::pg::born_row::run_before, arriving);
+
+/// Takes the lock before the first row is put. Taken behind it, it could be held by an apply worker that waits for the row.
+fn arriving(table: Oid) {
+    if !is_replaying() {
+        key_lock::lock_in_statement(table, KeyLock::Shared);
+    }
+}
 
 fn look(row: &BornRow<'_>) {
     // apply keeps the counters of what it puts by itself

@@ -1,6 +1,10 @@
 //! Counters of rows that are deleted, and come back.
 
-use meld_cluster_tests::{Cluster, mesh, settle};
+use std::thread;
+
+use meld_cluster_tests::{Cluster, compare, mesh, settle};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use crate::sums::{counters, start};
 
@@ -137,5 +141,52 @@ fn a_truncate_is_refused() {
     cluster.batch("SELECT meld.delta_remove_column('t', 'n')");
     cluster.node(1).batch("TRUNCATE t");
     assert_eq!(counters(&cluster), "");
+    cluster.finish();
+}
+
+/// Everything at once on a few keys: all nodes end with the same counters, whatever came in which order.
+#[test]
+fn all_nodes_agree_after_everything() {
+    let cluster = start("delta_everything", 3);
+    cluster.expect_log("deadlock detected");
+    cluster.expect_log("there is no transaction in progress");
+    let seed: u64 = std::env::var("MELD_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    eprintln!("MELD_SEED={seed}");
+    for round in 0..3 {
+        if round == 1 {
+            mesh::disconnect(&cluster);
+        }
+        thread::scope(|scope| {
+            for node in cluster.nodes() {
+                scope.spawn(move || {
+                    let mut random = StdRng::seed_from_u64(seed.wrapping_add(node.place as u64 + 10 * round));
+                    let mut client = node.client();
+                    for step in 0..120 {
+                        let (id, n) = (random.random_range(1..5), random.random_range(-9..10));
+                        let name = format!("n{} {round} {step}", node.place);
+                        let sql = match random.random_range(0..8) {
+                            0 | 1 => format!("DELETE FROM t WHERE id = {id}"),
+                            2 | 3 => format!("INSERT INTO t VALUES ({id}, '{name}', {n}) ON CONFLICT DO NOTHING"),
+                            4 => format!(
+                                "BEGIN; DELETE FROM t WHERE id = {id}; INSERT INTO t VALUES ({id}, '{name}', {n}) ON CONFLICT DO NOTHING; COMMIT"
+                            ),
+                            5 => format!("UPDATE t SET v = '{name}', n = n + {n} WHERE id = {id}"),
+                            6 => format!("INSERT INTO t VALUES ({id}, '{name}', {n}) ON CONFLICT (id) DO UPDATE SET n = t.n + {n}"),
+                            _ => format!("UPDATE t SET n = n + {n} WHERE id = {id}"),
+                        };
+                        // a deadlock with apply, or a key that apply has put meanwhile, has the user try again
+                        if client.batch_execute(&sql).is_err() {
+                            client.batch_execute("ROLLBACK").expect("a session that goes on");
+                        }
+                    }
+                });
+            }
+        });
+        if round == 1 {
+            mesh::reconnect(&cluster);
+        }
+    }
+    settle::settle(&cluster);
+    compare::equal(&cluster);
     cluster.finish();
 }

@@ -92,15 +92,26 @@ impl HeapStore<'_> {
         (open.counters.clone(), open.target.oid(), open.target.row_key(RowSide::Remote))
     }
 
-    /// Gives the row in the remote slot, which is about to be written, the counter of its key.
-    pub(super) fn fill_counters(&mut self, table: usize, seen: Seen) -> Result<()> {
+    /// Gives the row in the remote slot, which is about to be written, the counter of its key. What was kept of the key comes
+    /// back.
+    pub(super) fn fill_counters(&mut self, table: usize, seen: Seen) -> Result<Option<Kept>> {
         if self.tables.get(table).counters.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        let kept = self.kept(table, seen)?;
+        let kept = self.kept_now(table, seen)?;
         let amounts = self.counted(table, seen, kept.as_ref())?;
         let open = self.tables.get(table);
-        open.target.set_counters(&open.counters, &amounts)
+        open.target.set_counters(&open.counters, &amounts)?;
+        Ok(kept)
+    }
+
+    /// After a row was put where none was: has somebody put one there and deleted it again since the counters were looked
+    /// at? From now on nobody can.
+    pub(super) fn check_put(&mut self, table: usize, kept: Option<&Kept>) -> Result<()> {
+        if !self.tables.get(table).counters.is_empty() && self.kept_now(table, Seen::default())?.as_ref() != kept {
+            self.tables.stumble(table);
+        }
+        Ok(())
     }
 
     /// Leaves a tombstone with the counter of the key, whose row has not been taken away yet.
@@ -111,13 +122,19 @@ impl HeapStore<'_> {
         grave: Option<Grave>,
         implied: bool,
     ) -> Result<()> {
-        let kept = self.kept(table, seen)?;
+        if !seen.is_live {
+            self.tables.claim(table);
+        }
+        let kept = self.kept_now(table, seen)?;
         let amounts = self.counted(table, seen, kept.as_ref())?;
         let (counters, oid, key) = self.key_in_hand(table);
         // a live row may have one that means nothing: of a DELETE that a trigger of a user suppressed
         if kept.is_some() || seen.is_live && self.tables.tombstones.may_exist(oid)? {
             self.tables.tombstones.forget(oid, &key)?;
         }
+        // somebody may have raised it since it was looked at
+        let higher = kept.as_ref().and_then(|kept| kept.tombstone.grave).filter(|kept| Some(*kept) > grave);
+        let (grave, implied) = if higher.is_some() { (higher, false) } else { (grave, implied) };
         // the later of the two transactions; one of this node's own is later than all that it knows
         let before = kept.and_then(|kept| kept.tombstone.since);
         let since = before.filter(|before| self.committer == Committer::Remote && *before > self.remote.stamp);
@@ -152,14 +169,7 @@ impl HeapStore<'_> {
         }
         match here {
             Here::Live(stamp) => self.settle_live(table, seen, stamp),
-            Here::Dead(grave) => {
-                let kept = self.kept(table, seen)?;
-                self.settle_dead(table, seen, Some(grave), kept)
-            }
-            Here::Nothing => {
-                let kept = self.kept(table, seen)?;
-                self.settle_dead(table, seen, None, kept)
-            }
+            Here::Dead(_) | Here::Nothing => self.settle_dead(table, seen),
         }
     }
 
@@ -182,13 +192,16 @@ impl HeapStore<'_> {
     }
 
     /// The tombstone, or what waits for its row, is written anew.
-    fn settle_dead(&mut self, table: usize, seen: Seen, grave: Option<Grave>, kept: Option<Kept>) -> Result<()> {
+    fn settle_dead(&mut self, table: usize, seen: Seen) -> Result<()> {
+        self.tables.claim(table);
+        let kept = self.kept_now(table, seen)?;
         let amounts = self.counted(table, seen, kept.as_ref())?;
         let (counters, oid, key) = self.key_in_hand(table);
         self.tables.note_dead(table);
         if kept.is_some() {
             self.tables.tombstones.forget(oid, &key)?;
         }
+        let grave = kept.as_ref().and_then(|kept| kept.tombstone.grave);
         let since = kept.and_then(|kept| kept.tombstone.since);
         let residue = counters.residue(&amounts);
         if grave.is_some() || !residue.is_empty() {
@@ -197,11 +210,12 @@ impl HeapStore<'_> {
         Ok(())
     }
 
-    fn kept(&mut self, table: usize, seen: Seen) -> Result<Option<Kept>> {
-        if !seen.has_tombstone {
+    /// What is kept of the key in hand at this moment, if it has no row.
+    fn kept_now(&mut self, table: usize, seen: Seen) -> Result<Option<Kept>> {
+        let (_, oid, key) = self.key_in_hand(table);
+        if seen.is_live || !self.tables.tombstones.may_exist(oid)? {
             return Ok(None);
         }
-        let (_, oid, key) = self.key_in_hand(table);
         self.tables.tombstones.find(oid, &key, self.writers, self.remote.stamp)
     }
 

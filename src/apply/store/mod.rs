@@ -125,13 +125,16 @@ impl RowStore for HeapStore<'_> {
         self.take(row, values)?;
         let Some(in_hand) = &self.in_hand else { return Err(not_in_hand()) };
         let (table, seen) = (in_hand.table, in_hand.seen);
-        self.fill_counters(table, seen)?;
+        let kept = self.fill_counters(table, seen)?;
         let target = &mut self.tables.get(table).target;
         if seen.is_live {
             target.update();
         } else {
             target.insert()?;
+            self.check_put(table, kept.as_ref())?;
         }
+        let seen = Seen { has_tombstone: seen.has_tombstone || kept.is_some(), ..seen };
+        let target = &mut self.tables.get(table).target;
         let is_explicit = stamp != self.remote.stamp || self.committer == Committer::Own;
         if !(is_explicit || seen.has_override || seen.has_tombstone) {
             return Ok(());
