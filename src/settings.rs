@@ -45,13 +45,33 @@ impl From<ClockSkewAction> for SkewAction {
 /// Node number in snowflake ids; 0 stands for the node id.
 pub static SNOWFLAKE_NODE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
-/// Makes the older version win on this node, so that tests can be seen to fail. Not in an ordinary build.
+/// Makes this node break the rule in one way, so that tests can be seen to fail. Not in an ordinary build.
 #[cfg(feature = "planted_fault")]
-pub static PLANTED_FAULT: GucSetting<bool> = GucSetting::<bool>::new(false);
+pub static PLANTED_FAULT: GucSetting<PlantedFault> = GucSetting::<PlantedFault>::new(PlantedFault::None);
+
+/// Values of `meld.planted_fault`.
+#[cfg(feature = "planted_fault")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PostgresGucEnum)]
+pub enum PlantedFault {
+    #[name = c"none"]
+    None,
+    /// The older of two versions wins.
+    #[name = c"older_wins"]
+    OlderWins,
+    /// Tombstones are not looked at.
+    #[name = c"no_tombstones"]
+    NoTombstones,
+    /// A removal is not announced, so that it goes out as a delete.
+    #[name = c"silent_removals"]
+    SilentRemovals,
+    /// A row that was fetched, or that a contribution rewrote, gets the stamp of its transaction.
+    #[name = c"no_overrides"]
+    NoOverrides,
+}
 
 pub fn register() {
     #[cfg(feature = "planted_fault")]
-    GucRegistry::define_bool_guc(
+    GucRegistry::define_enum_guc(
         c"meld.planted_fault",
         c"Makes conflicts go wrong on this node.",
         c"",
