@@ -98,6 +98,35 @@ fn inserts_of_one_key_add_up() {
 }
 
 #[test]
+fn rows_of_partitions_add_up_and_move() {
+    let cluster = Plan::new("delta_partitions", 2).start_mesh();
+    cluster.batch(
+        "CREATE TABLE root (id int, part int, n int NOT NULL, PRIMARY KEY (id, part)) PARTITION BY RANGE (part);
+         CREATE TABLE leaf1 PARTITION OF root FOR VALUES FROM (0) TO (10);
+         CREATE TABLE leaf2 (n int NOT NULL, part int NOT NULL, id int NOT NULL);
+         ALTER TABLE root ATTACH PARTITION leaf2 FOR VALUES FROM (10) TO (20)",
+    );
+    cluster.batch("SELECT meld.delta_add_column('root', 'n')");
+    cluster.batch("SELECT meld.repset_add_table('default', 'root')");
+    let [n1, n2] = [cluster.node(1), cluster.node(2)];
+    n1.batch("INSERT INTO root VALUES (1, 1, 10), (2, 2, 20)");
+    settle::settle(&cluster);
+    mesh::disconnect(&cluster);
+    n1.batch("UPDATE root SET n = n + 1; UPDATE root SET part = 15, n = n + 1 WHERE id = 1");
+    n2.batch("UPDATE root SET n = n + 5 WHERE id = 2");
+    mesh::reconnect(&cluster);
+    compare::equal(&cluster);
+    let rows: String = n2.value("SELECT string_agg(concat(id, '@', part, ':', n), ' ' ORDER BY id) FROM root");
+    assert_eq!(rows, "1@15:12 2@2:26");
+    // back onto a key that was left before
+    n2.batch("UPDATE root SET part = 1, n = n + 1 WHERE id = 1");
+    settle::settle(&cluster);
+    compare::equal(&cluster);
+    assert_eq!(n1.value::<i32>("SELECT n FROM root WHERE id = 1 AND part = 1"), 13);
+    cluster.finish();
+}
+
+#[test]
 fn every_type_adds_up() {
     let cluster = Plan::new("delta_types", 2).start_mesh();
     cluster.batch(
