@@ -9,7 +9,7 @@ use pgrx::prelude::PgSqlErrorCode;
 use super::Oid;
 use super::counter::Amount;
 use super::delta::{self, DeltaColumns};
-use super::key_bytes::{KeyColumns, RowKey};
+use super::key_bytes::{self, RowKey};
 use super::row_trigger::{Answer, Call};
 use crate::log::{Failure, Result};
 
@@ -93,7 +93,7 @@ impl<'a> BornRow<'a> {
         // SAFETY: the server keeps the table open and the rows in memory for the call
         unsafe {
             let relation = self.data.tg_relation;
-            let columns = KeyColumns::of(relation)?.ok()?;
+            let columns = key_bytes::known(relation)?;
             let key = columns.of_tuple(self.row(), (*relation).rd_att)?;
             if self.is_update && columns.of_tuple(self.data.tg_trigtuple, (*relation).rd_att).as_ref() == Some(&key) {
                 return None;
