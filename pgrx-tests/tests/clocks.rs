@@ -203,6 +203,49 @@ fn a_crash_takes_no_commit_out_of_the_high_water() {
     cluster.finish();
 }
 
+/// Crashes in the middle of traffic, each with a clock that is behind afterwards: the commits of a row that all write, some
+/// of them prepared first, still have timestamps in their order.
+#[test]
+fn timestamps_rise_over_crashes_and_steps() {
+    let cluster = Plan::new("rising", 1).own_clocks().setting("max_prepared_transactions = 10").start();
+    let n1 = cluster.node(1);
+    mesh::create_node(n1);
+    mesh::replicate(&cluster, "CREATE TABLE counter (id int PRIMARY KEY, n int); CREATE TABLE log (n int PRIMARY KEY)");
+    n1.batch("INSERT INTO counter VALUES (1, 0)");
+    let count = "WITH u AS (UPDATE counter SET n = n + 1 RETURNING n) INSERT INTO log SELECT n FROM u";
+    let written = || n1.try_value::<i64>("SELECT count(*) FROM log").unwrap_or_default();
+    for round in 1..=4_i64 {
+        std::thread::scope(|scope| {
+            for writer in 1..=4 {
+                let prepared = format!("BEGIN; {count}; PREPARE TRANSACTION 'w{writer}'");
+                let mut session = n1.client();
+                let mut write = move || match writer {
+                    1 => {
+                        session.batch_execute(&prepared)?;
+                        session.batch_execute("COMMIT PREPARED 'w1'")
+                    }
+                    _ => session.batch_execute(count),
+                };
+                // until the server is gone
+                scope.spawn(move || while write().is_ok() {});
+            }
+            let before = written();
+            wait::until_value("writes", written, |now| *now >= before + 300);
+            fault::kill_postmaster(n1);
+        });
+        n1.set_clock(-3000 * round);
+        fault::start(n1);
+        for gid in n1.values::<String>("SELECT gid FROM pg_prepared_xacts") {
+            n1.batch(&format!("COMMIT PREPARED '{gid}'"));
+        }
+    }
+    let order = "SELECT count(*) FROM (SELECT pg_xact_commit_timestamp(xmin) AS ts, \
+                 lag(pg_xact_commit_timestamp(xmin)) OVER (ORDER BY n) AS before FROM log) o WHERE ts <= before";
+    assert_eq!(n1.value::<i64>(order), 0, "of {} commits", written());
+    assert_eq!(n1.value::<i64>("SELECT count(*) FROM log"), n1.value::<i64>("SELECT n::bigint FROM counter"));
+    cluster.finish();
+}
+
 #[test]
 fn a_commit_waits_for_a_clock_that_is_a_little_behind() {
     let cluster = one_node("a_little_behind");
