@@ -8,6 +8,7 @@ use anyhow::Result;
 use rustix::process::Signal;
 
 use crate::cluster::Cluster;
+use crate::log_scan;
 use crate::node::Node;
 use crate::server::{Process, Stop, processes_in, send};
 use crate::wait::{DEADLINE, Look, until};
@@ -53,6 +54,8 @@ pub fn session_pid(node: &Node, condition: &str) -> u32 {
 pub fn kill_backend(node: &Node, pid: u32) {
     expect_crash(node);
     let before: String = node.value("SELECT pg_conf_load_time()::text");
+    let crashes = || log_scan::entries_with(&node.server.log, "all server processes terminated").len();
+    let crashes_before = crashes();
     if let Err(error) = send(pid, Signal::KILL) {
         panic!("{}: {error:?}", node.name);
     }
@@ -60,6 +63,11 @@ pub fn kill_backend(node: &Node, pid: u32) {
     until("the process to be gone", DEADLINE, || {
         let left = processes_in(&node.server.data);
         if left.iter().any(|process| process.pid == pid) { Look::Seen(format!("{left:?}")) } else { Look::Done(()) }
+    });
+    // until then the server may still take a connection, to end it with the others
+    until(&format!("{} to notice", node.name), DEADLINE, || match crashes() {
+        now if now > crashes_before => Look::Done(()),
+        now => Look::Seen(format!("{now} crashes")),
     });
     until(&format!("{} to take connections again", node.name), DEADLINE, || {
         match node.try_value::<String>("SELECT pg_conf_load_time()::text") {
