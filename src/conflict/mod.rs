@@ -9,6 +9,8 @@ mod history;
 pub mod known;
 pub mod overrides;
 pub mod residues;
+#[cfg(any(test, feature = "pg_test"))]
+mod state_tests;
 pub mod tombstones;
 pub mod voids;
 pub mod writers;

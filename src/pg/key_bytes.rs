@@ -56,6 +56,37 @@ pub struct KeyColumns {
     width: usize,
 }
 
+impl KeyColumn {
+    /// Whether two rows surely have the same value here: false for values of variable length, which take a closer look,
+    /// unless they are stored in the same way.
+    ///
+    /// # Safety
+    /// Two rows with the column, with their descriptor.
+    unsafe fn is_same(&self, row: pg_sys::HeapTuple, other: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) -> bool {
+        let number = self.place as i32 + 1;
+        let (mut is_null, mut other_is_null) = (true, true);
+        // SAFETY: see above; a value by reference is as long as its form or its header says, and lies in its row
+        unsafe {
+            let value = pg_sys::heap_getattr(row, number, descriptor, &mut is_null);
+            let other_value = pg_sys::heap_getattr(other, number, descriptor, &mut other_is_null);
+            if is_null || other_is_null {
+                return false;
+            }
+            let bytes = |value: pg_sys::Datum, length| slice::from_raw_parts(value.cast_mut_ptr::<u8>(), length);
+            match self.form {
+                Form::Signed(_) | Form::Unsigned(_) | Form::Float4 | Form::Float8 => value == other_value,
+                Form::Fixed(length) => bytes(value, length) == bytes(other_value, length),
+                Form::Numeric | Form::Varlena | Form::Padded => {
+                    let length = pgrx::varlena::varsize_any(value.cast_mut_ptr());
+                    length == pgrx::varlena::varsize_any(other_value.cast_mut_ptr())
+                        && bytes(value, length) == bytes(other_value, length)
+                }
+                Form::CString => false,
+            }
+        }
+    }
+}
+
 /// Support function of a btree operator class that tells whether equal means equal bytes (`BTEQUALIMAGE_PROC`).
 const EQUAL_IMAGE: i16 = 4;
 
@@ -146,8 +177,14 @@ impl KeyColumns {
         descriptor: pg_sys::TupleDesc,
     ) -> Option<RowKey> {
         // SAFETY: see above
-        let (key, new_key) = unsafe { (self.of_tuple(row, descriptor)?, self.of_tuple(other, descriptor)) };
-        (Some(&key) != new_key.as_ref()).then_some(key)
+        unsafe {
+            // nearly every update leaves the key alone, which takes no more than a look
+            if self.columns.iter().all(|column| column.is_same(row, other, descriptor)) {
+                return None;
+            }
+            let (key, new_key) = (self.of_tuple(row, descriptor)?, self.of_tuple(other, descriptor));
+            (Some(&key) != new_key.as_ref()).then_some(key)
+        }
     }
 
     pub(super) fn width(&self) -> usize {

@@ -29,6 +29,8 @@ pub mod historic;
 pub mod ignored;
 pub mod invalidation;
 pub mod key_bytes;
+#[cfg(any(test, feature = "pg_test"))]
+mod key_bytes_tests;
 pub mod key_lock;
 pub mod keyed;
 pub mod local_node;

@@ -8,6 +8,7 @@
 //! (starting and stopping servers from it).
 #![forbid(unsafe_code)]
 
+mod bench;
 mod check;
 mod demo;
 mod install;
@@ -50,6 +51,14 @@ enum Command {
         /// Run only the tests with this in their names, and skip the checks
         filter: Option<String>,
     },
+    /// What replication costs, as ratios of paired runs: `origin`
+    Bench {
+        /// Which measurement
+        which: String,
+        /// Pairs of runs for each ratio
+        #[arg(long, default_value_t = 7)]
+        pairs: usize,
+    },
     /// Start three nodes, provoke conflicts on them, show how each was decided, and leave the mesh running
     Demo,
     /// End the demo and remove it
@@ -82,6 +91,7 @@ fn perform(command: Command) -> Result<()> {
         Command::Tidy => tidy::tidy_repository(),
         Command::Sim { arguments } => sim::sim(&arguments),
         Command::Test { filter } => test::test(filter.as_deref()),
+        Command::Bench { which, pairs } => bench::bench(&which, pairs),
         Command::Demo => demo::demo(),
         Command::DemoStop => demo::stop(),
         Command::InstallDev { release } => install::install_dev(release),

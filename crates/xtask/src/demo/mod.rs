@@ -5,7 +5,7 @@
 //! how each conflict was decided and that all tables are equal, stamps included ([`report`]). The mesh is left running.
 //! A second run begins with the end of the first.
 
-mod node;
+pub mod node;
 mod report;
 mod session;
 mod story;
@@ -33,7 +33,8 @@ pub fn demo() -> Result<()> {
     remove()?;
     let mut unfinished = StopUnlessFinished(Some(repo::work()?.join(FOLDER)));
     let nodes = stages.stage("start three servers", || {
-        node::start_all(&tree, &account, &account.private_folder(FOLDER)?, FIRST_PORT)
+        // enough for three nodes; a demo has no need of much memory
+        node::start_all(&tree, &account, &account.private_folder(FOLDER)?, (3, "32MB"), FIRST_PORT)
     })?;
     stages.stage("join them into a mesh", || join(&nodes))?;
     stages.stage("write on all nodes at once", || story::play(&nodes))?;

@@ -1,4 +1,4 @@
-//! One server of the demo: made, started, and spoken to through psql.
+//! One server of the demo, or of a measurement: made, started, and spoken to through psql.
 //!
 //! Nodes reach each other, and the reader reaches them, by sockets in a folder that only the servers' user may enter.
 //! Over TCP, for other programs, a password is needed: on a shared machine nobody else becomes superuser of the demo.
@@ -28,16 +28,22 @@ pub struct Node {
     psql: PathBuf,
 }
 
-/// Makes and starts the three servers, each with an empty database.
-pub fn start_all(tree: &Tree, account: &Account, folder: &Path, first_port: u16) -> Result<Vec<Node>> {
+/// Makes and starts servers, up to three, each with an empty database; `memory` is for the buffers of each.
+pub fn start_all(
+    tree: &Tree,
+    account: &Account,
+    folder: &Path,
+    (count, memory): (usize, &str),
+    first_port: u16,
+) -> Result<Vec<Node>> {
     let password = random_password()?;
     let mut port = first_port;
     let mut nodes = Vec::new();
-    for (name, node_id) in NAMES.into_iter().zip(1..) {
+    for (name, node_id) in NAMES.into_iter().zip(1..).take(count) {
         port = free_port(port)?;
         let (password, folder) = (password.clone(), folder.to_path_buf());
         let node = Node { name, node_id, port, password, folder, psql: tree.program("psql") };
-        node.make(tree, account).with_context(|| format!("making node {name}"))?;
+        node.make(tree, account, memory).with_context(|| format!("making node {name}"))?;
         eprintln!("{name}: port {port}");
         nodes.push(node);
         port += 1;
@@ -46,7 +52,7 @@ pub fn start_all(tree: &Tree, account: &Account, folder: &Path, first_port: u16)
 }
 
 impl Node {
-    fn make(&self, tree: &Tree, account: &Account) -> Result<()> {
+    fn make(&self, tree: &Tree, account: &Account, memory: &str) -> Result<()> {
         let data = self.folder.join(self.name);
         let password_file = self.folder.join("password");
         fs::write(&password_file, &self.password)?;
@@ -58,7 +64,7 @@ impl Node {
         fs::remove_file(password_file)?;
 
         let configuration = data.join("postgresql.conf");
-        let text = fs::read_to_string(&configuration)? + &self.settings(tree)?;
+        let text = fs::read_to_string(&configuration)? + &self.settings(tree, memory)?;
         fs::write(configuration, text)?;
         let log = self.folder.join(format!("{}.log", self.name));
         let mut start = account.command(&tree.program("pg_ctl"));
@@ -68,19 +74,18 @@ impl Node {
     }
 
     /// The lines of postgresql.conf that meld asks for, and a place of its own for the server.
-    fn settings(&self, tree: &Tree) -> Result<String> {
+    fn settings(&self, tree: &Tree, memory: &str) -> Result<String> {
         let known = run::capture(Command::new(tree.program("postgres")).arg("--describe-config"))?;
         let mut lines = vec![
             format!("port = {}", self.port),
             "listen_addresses = '127.0.0.1'".to_owned(),
             format!("unix_socket_directories = '{}'", self.folder.display()),
-            format!("cluster_name = 'meld demo {}'", self.name),
+            format!("cluster_name = 'meld {}'", self.name),
             "wal_level = logical".to_owned(),
             "track_commit_timestamp = on".to_owned(),
             "shared_preload_libraries = 'meld'".to_owned(),
             "max_worker_processes = 20".to_owned(),
-            // Enough for three nodes; a demo has no need of much memory.
-            "shared_buffers = '32MB'".to_owned(),
+            format!("shared_buffers = '{memory}'"),
         ];
         // Minor releases that do not know the setting refuse to start with it.
         if known.lines().any(|line| line.starts_with("output_plugin_libraries\t")) {

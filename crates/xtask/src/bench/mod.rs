@@ -1,0 +1,95 @@
+//! `cargo x bench`: what replication costs, as ratios.
+//!
+//! Times on a shared machine mean little, ratios of runs side by side do. Each figure is the median of pairs: the same
+//! work on a table in a replication set and on its twin in none, one directly after the other, the first of them by turns.
+//! What counts is the time that the backend had on a CPU, as the kernel tells it, which does not depend on who else is at
+//! work; the rate of many small transactions can only be better than its ratio, since waiting for the disk is the same.
+
+mod origin;
+
+use crate::demo::node::{self, DATABASE, Node};
+use crate::install;
+use crate::pg;
+use crate::repo;
+use crate::run;
+use crate::server::{Account, stop_all_below};
+use anyhow::{Context, Result, bail, ensure};
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// Folder in the work folder.
+const FOLDER: &str = "bench";
+const FIRST_PORT: u16 = 7531;
+
+pub fn bench(which: &str, pairs: usize) -> Result<()> {
+    ensure!(which == "origin", "there is no measurement \"{which}\"; there is \"origin\"");
+    ensure!(pairs > 0, "a ratio takes at least one pair");
+    let tree = install::into_tree(pg::installed()?, true)?;
+    let account = Account::of_servers()?;
+    let servers = Servers(repo::work()?.join(FOLDER));
+    servers.remove()?;
+    let folder = account.private_folder(FOLDER)?;
+    let nodes = node::start_all(&tree, &account, &folder, (1, "256MB"), FIRST_PORT)?;
+    origin::measure(&nodes[0], pairs)
+}
+
+/// Stopped and removed at the end, however it comes.
+struct Servers(PathBuf);
+
+impl Servers {
+    fn remove(&self) -> Result<()> {
+        stop_all_below(&self.0);
+        if self.0.exists() {
+            fs::remove_dir_all(&self.0).with_context(|| format!("could not remove {}", self.0.display()))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        let _ = self.remove();
+    }
+}
+
+/// CPU time of the backend for `work`, in a session that has run `before` first.
+fn cpu_time(node: &Node, before: &str, work: &str) -> Result<Duration> {
+    run::ensure_not_interrupted()?;
+    let look = "\\! cut -d' ' -f1 /proc/$BACKEND/schedstat\n";
+    let script = format!(
+        "SET synchronous_commit = off;\nSET client_min_messages = error;\n{before}\nCHECKPOINT;\n\
+         SELECT pg_backend_pid() AS pid \\gset\n\\setenv BACKEND :pid\n\\o /dev/null\n{look}{work}\n{look}"
+    );
+    let mut psql = node.psql(DATABASE);
+    let mut child = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut stdin = child.stdin.take().context("psql has no input")?;
+    let writer = std::thread::spawn(move || stdin.write_all(script.as_bytes()));
+    let output = child.wait_with_output()?;
+    let written = writer.join();
+    ensure!(output.status.success(), "psql: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(matches!(written, Ok(Ok(()))), "psql did not read its input");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let times: Vec<u64> = text.lines().filter_map(|line| line.trim().parse().ok()).collect();
+    let &[.., start, end] = &times[..] else { bail!("psql printed no times: {text}") };
+    Ok(Duration::from_nanos(end.saturating_sub(start)))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+}
