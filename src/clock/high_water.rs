@@ -17,7 +17,7 @@ use super::file;
 use crate::log::Result;
 use crate::pg::commit::Committed;
 use crate::pg::shmem::{Reserve, SharedTable};
-use crate::pg::xact::Xact;
+use crate::pg::xact::{Xact, in_transaction};
 use crate::pg::{clock, commit_ts, worker};
 use crate::settings;
 
@@ -80,13 +80,16 @@ pub fn after_commit(commit: Committed) {
     mark.fetch_max(commit.commit_ts.0, Ordering::AcqRel);
 }
 
-/// To be called with a promise before any peer hears of it: no local commit gets a timestamp up to it from now on, be it
-/// after a crash. (Those under way are the caller's.)
-pub fn announce(xact: &Xact, promise: Timestamp) -> Result<()> {
+/// Called with a promise before it is told to any peer: no local commit gets a timestamp up to it from now on, be it after
+/// a crash. (Commits that are under way have been waited for by whoever promises.)
+pub fn before_promise(promise: Timestamp) -> Result<()> {
     let Some(marks) = STATE.open() else { return Ok(()) };
     marks.high_water.fetch_max(promise.0, Ordering::AcqRel);
     if marks.recorded.load(Ordering::Acquire) < promise.0 {
-        record(xact)?;
+        match Xact::current() {
+            Some(xact) => record(&xact)?,
+            None => in_transaction(record)?,
+        };
     }
     Ok(())
 }

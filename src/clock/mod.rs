@@ -17,16 +17,19 @@ mod commit_wait;
 mod file;
 mod high_water;
 mod keeper;
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
 
 use crate::pg::commit::{self, Watch};
-use crate::pg::prepared;
 use crate::pg::shmem::Reserve;
+use crate::pg::{message, prepared};
 
-pub use high_water::{announce, forgotten_before};
+pub use high_water::forgotten_before;
 pub use keeper::Keeper;
 
 /// Called when the library is loaded.
 pub fn init() {
+    message::before_promise(high_water::before_promise);
     commit::watch(Watch { before: commit_wait::before_commit, after: high_water::after_commit });
 }
 

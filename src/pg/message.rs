@@ -5,6 +5,7 @@
 //! the node's secret, since every user may write messages into WAL.
 
 use std::ffi::c_char;
+use std::sync::OnceLock;
 
 use meld_core::ids::Xid;
 use meld_core::lsn::Lsn;
@@ -62,9 +63,20 @@ pub fn emit_sync_event(lsn: Lsn) -> Result<Lsn> {
     emit_alone(LogicalMessage::SyncEvent { lsn })
 }
 
+/// Called with each promise before it is written; if it fails nothing is.
+static BEFORE_PROMISE: OnceLock<fn(Timestamp) -> Result<()>> = OnceLock::new();
+
+/// Sets what is called before a promise is announced. Once, while the library is loaded.
+pub fn before_promise(prepare: fn(Timestamp) -> Result<()>) {
+    let _ = BEFORE_PROMISE.set(prepare);
+}
+
 /// Announces a promise and a horizon, also from a process that works under a replication origin, whatever becomes of
 /// its transaction.
 pub fn emit_heartbeat(promise: Timestamp, horizon: Timestamp) -> Result<Lsn> {
+    if let Some(prepare) = BEFORE_PROMISE.get() {
+        prepare(promise)?;
+    }
     let _without_origin = WithoutOrigin::begin();
     emit_alone(LogicalMessage::Heartbeat { promise, horizon })
 }

@@ -32,6 +32,12 @@ impl Xact {
         Xact { main_thread_only: PhantomData }
     }
 
+    /// The transaction that this process is in, if it is in one. Not to be ended through this.
+    pub fn current() -> Option<Xact> {
+        // SAFETY: reads state of this process
+        unsafe { pg_sys::IsTransactionState() }.then_some(Xact { main_thread_only: PhantomData })
+    }
+
     pub fn commit(self) {
         // SAFETY: `self` proves that a transaction is open
         unsafe { pg_sys::CommitTransactionCommand() }
