@@ -39,8 +39,9 @@ pub struct KeyedRow<'t> {
     tuple: pg_sys::HeapTuple,
 }
 
-/// How many rows are stored in one go.
-const KEYS_AT_ONCE: usize = 1000;
+/// How many rows are stored in one go: about a page. The server finds what a transaction holds of each descriptor by
+/// looking through all of it once there are more than 64.
+const KEYS_AT_ONCE: usize = 60;
 
 /// Where a row is stored.
 #[derive(Clone, Copy)]
@@ -203,12 +204,19 @@ impl KeyedTable {
             );
             let before = pg_sys::MemoryContextSwitchTo(context);
             let indexes = pg_sys::CatalogOpenIndexes(heap);
+            let mut slots = Vec::new();
             while keys.peek().is_some() {
-                let mut slots: Vec<_> =
-                    keys.by_ref().take(KEYS_AT_ONCE).map(|(of, key)| key_slot(heap, of, key)).collect();
-                pg_sys::CatalogTuplesMultiInsertWithInfo(heap, slots.as_mut_ptr(), slots.len() as i32, indexes);
-                slots.into_iter().for_each(|slot| pg_sys::ExecDropSingleTupleTableSlot(slot));
+                let mut count = 0;
+                for (of, key) in keys.by_ref().take(KEYS_AT_ONCE) {
+                    if count == slots.len() {
+                        slots.push(pg_sys::MakeSingleTupleTableSlot((*heap).rd_att, &pg_sys::TTSOpsHeapTuple));
+                    }
+                    fill(slots[count], of, key);
+                    count += 1;
+                }
+                pg_sys::CatalogTuplesMultiInsertWithInfo(heap, slots.as_mut_ptr(), count as i32, indexes);
             }
+            slots.into_iter().for_each(|slot| pg_sys::ExecDropSingleTupleTableSlot(slot));
             pg_sys::CatalogCloseIndexes(indexes);
             pg_sys::MemoryContextSwitchTo(before);
             pg_sys::MemoryContextDelete(context);
@@ -230,18 +238,18 @@ impl KeyedTable {
 }
 
 /// # Safety
-/// A table of this kind, open; the slot lives in the current memory context.
-unsafe fn key_slot(heap: pg_sys::Relation, of: Oid, key: &RowKey) -> *mut pg_sys::TupleTableSlot {
+/// A slot for rows of a table of this kind. What was in it goes; the key's copy is the current memory context's.
+unsafe fn fill(slot: *mut pg_sys::TupleTableSlot, of: Oid, key: &RowKey) {
     // SAFETY: a slot for the table's rows is as wide as they are
     unsafe {
-        let slot = pg_sys::MakeSingleTupleTableSlot((*heap).rd_att, &pg_sys::TTSOpsHeapTuple);
+        pg_sys::ExecClearTuple(slot);
         let width = (*(*slot).tts_tupleDescriptor).natts as usize;
         std::slice::from_raw_parts_mut((*slot).tts_isnull, width).fill(true);
         for (place, datum) in [of.into_datum(), key.0.as_slice().into_datum()].into_iter().enumerate() {
             *(*slot).tts_values.add(place) = datum.unwrap_or(pg_sys::Datum::from(0_usize));
             *(*slot).tts_isnull.add(place) = false;
         }
-        pg_sys::ExecStoreVirtualTuple(slot)
+        pg_sys::ExecStoreVirtualTuple(slot);
     }
 }
 

@@ -103,6 +103,10 @@ fn works(rows_file: &str) -> Vec<Work> {
             "TRUNCATE {{t}}; INSERT INTO {{t}} SELECT i, 0, md5(i::text) FROM generate_series(1, {rows}) i; VACUUM {{t}};"
         )
     };
+    let counted = format!(
+        "INSERT INTO {{t}}_counted SELECT i, 0, md5(i::text) FROM generate_series(1, {BULK_ROWS}) i \
+         ON CONFLICT DO NOTHING; VACUUM {{t}}_counted;"
+    );
     let work = |name, before, work: &str, target| Work { name, before, work: work.to_owned(), target };
     vec![
         Work { name: "TPC-B", before: tpcb_before(), work: tpcb(), target: Target::Rate(0.97) },
@@ -115,12 +119,7 @@ fn works(rows_file: &str) -> Vec<Work> {
         work("COPY", "TRUNCATE {t};".to_owned(), &format!("COPY {{t}} FROM '{rows_file}';"), Target::Time(1.0)),
         work("UPDATE of all rows", filled(BULK_ROWS), "UPDATE {t} SET n = n + 1;", Target::Time(1.15)),
         work("DELETE of all rows", filled(BULK_ROWS), "DELETE FROM {t};", Target::Time(2.5)),
-        work(
-            "UPDATE of a delta column",
-            filled(BULK_ROWS).replace("{t}", "{t}_counted").replace("TRUNCATE", "DELETE FROM"),
-            "UPDATE {t}_counted SET n = n + 1;",
-            Target::Time(f64::NAN),
-        ),
+        work("UPDATE of a delta column", counted, "UPDATE {t}_counted SET n = n + 1;", Target::Time(f64::NAN)),
     ]
 }
 
