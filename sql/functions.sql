@@ -237,6 +237,11 @@ CREATE FUNCTION meld.worker_clocks() RETURNS TABLE (subscription_id int, offset_
 LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'worker_clocks_wrapper';
 COMMENT ON FUNCTION meld.worker_clocks() IS 'clocks of the providers of this database''s subscriptions';
 
+CREATE FUNCTION meld.announcements() RETURNS TABLE (subscription_id int, heard_at timestamptz, promise timestamptz,
+    horizon timestamptz)
+LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'announcements_wrapper';
+COMMENT ON FUNCTION meld.announcements() IS 'promises and horizons of this node and of its providers';
+
 CREATE FUNCTION meld.worker_list() RETURNS TABLE (worker_kind text, pid int, database oid, subscription_id int, state text)
 LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'worker_list_wrapper';
 COMMENT ON FUNCTION meld.worker_list() IS 'workers of meld';

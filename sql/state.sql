@@ -1,6 +1,17 @@
 -- What convergence keeps of keys beside their rows. Written by the extension alone. `key` are the canonical bytes of a
 -- row's key; a stamp that is null is that of the transaction that wrote the row.
 
+-- Members that were away for longer than meld.tombstone_retention while deleted rows were forgotten. They are refused.
+CREATE TABLE meld.left_behind (
+    node_id   int PRIMARY KEY REFERENCES meld.node ON DELETE CASCADE,
+    -- what it had announced last
+    promise   timestamptz NOT NULL,
+    horizon   timestamptz NOT NULL,
+    -- rows deleted up to this are forgotten
+    forgotten timestamptz NOT NULL
+) WITH (user_catalog_table = true);
+GRANT SELECT ON meld.left_behind TO PUBLIC;
+
 -- Deleted rows. Several for one key are possible: the one with the largest stamp counts, and none while the row lives.
 CREATE TABLE meld.tombstone (
     relid      oid NOT NULL,

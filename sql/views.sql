@@ -69,7 +69,40 @@ SELECT s.sub_name AS subscription_name, c.conflict_type, c.conflicts
   FROM meld.conflict_counts() c
   JOIN meld.subscription s ON s.sub_id = c.subscription_id;
 
-GRANT SELECT ON meld.tables, meld.progress, meld.lag_tracker, meld.worker_status, meld.conflict_stats TO PUBLIC;
+-- Every node that this one knows of. What a node has announced counts when all that it sent before is durable here.
+CREATE VIEW meld.cluster_status AS
+WITH announced AS (
+    SELECT s.sub_provider AS node_id, min(a.heard_at) AS last_heartbeat,
+           CASE WHEN bool_and(a.promise IS NOT NULL) THEN min(a.promise) END AS promise,
+           CASE WHEN bool_and(a.horizon IS NOT NULL) THEN min(a.horizon) END AS horizon,
+           min(CASE WHEN NOT s.sub_enabled THEN 'disabled' ELSE coalesce(w.state, 'down') END) AS link_state
+      FROM meld.subscription s
+      LEFT JOIN meld.announcements() a ON a.subscription_id = s.sub_id
+      LEFT JOIN meld.worker_list() w ON w.subscription_id = s.sub_id AND w.worker_kind = 'apply'
+     GROUP BY s.sub_provider
+), least_of AS (
+    SELECT min(least(coalesce(a.promise, '-infinity'), coalesce(a.horizon, '-infinity'))) AS confirmed
+      FROM announced a
+     WHERE a.node_id NOT IN (SELECT b.node_id FROM meld.left_behind b)
+)
+SELECT n.node_id, n.node_name, l.node_id IS NOT NULL AS is_local,
+       CASE WHEN l.node_id IS NULL THEN coalesce(a.link_state, 'none') END AS link_state, a.last_heartbeat,
+       CASE WHEN l.node_id IS NULL THEN a.promise ELSE o.promise END AS promise,
+       CASE WHEN l.node_id IS NULL THEN a.horizon ELSE o.horizon END AS horizon,
+       a.node_id IS NOT NULL AND b.node_id IS NULL
+           AND least(coalesce(a.promise, '-infinity'), coalesce(a.horizon, '-infinity')) <= least_of.confirmed
+           AS holds_back,
+       b.node_id IS NOT NULL AS is_left_behind,
+       CASE WHEN l.node_id IS NOT NULL THEN pg_stat_get_live_tuples('meld.tombstone'::regclass) END AS tombstones
+  FROM meld.node n
+  LEFT JOIN meld.local_node l USING (node_id)
+  LEFT JOIN announced a USING (node_id)
+  LEFT JOIN meld.left_behind b USING (node_id)
+  CROSS JOIN least_of
+  LEFT JOIN meld.announcements() o ON o.subscription_id IS NULL;
+
+GRANT SELECT ON meld.tables, meld.progress, meld.lag_tracker, meld.worker_status, meld.conflict_stats,
+    meld.cluster_status TO PUBLIC;
 
 -- What meld keeps of a table or column goes when that is dropped; its owner has no rights on meld's tables.
 CREATE FUNCTION meld.forget_dropped_tables() RETURNS event_trigger

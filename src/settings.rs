@@ -45,6 +45,9 @@ impl From<ClockSkewAction> for SkewAction {
 /// Node number in snowflake ids; 0 stands for the node id.
 pub static SNOWFLAKE_NODE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
+/// How long a member may be away before the others forget deleted rows without it, in seconds.
+pub static TOMBSTONE_RETENTION_S: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60 * 60);
+
 /// Makes this node break the rule in one way, so that tests can be seen to fail. Not in an ordinary build.
 #[cfg(feature = "planted_fault")]
 pub static PLANTED_FAULT: GucSetting<PlantedFault> = GucSetting::<PlantedFault>::new(PlantedFault::None);
@@ -98,6 +101,16 @@ pub fn register() {
         GucFlags::default(),
     );
     register_clock();
+    GucRegistry::define_int_guc(
+        c"meld.tombstone_retention",
+        c"How long a node may be away before the others forget deleted rows without it.",
+        c"One that was away for longer and has missed that has to be set up anew.",
+        &TOMBSTONE_RETENTION_S,
+        5,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
     GucRegistry::define_int_guc(
         c"snowflake.node",
         c"Node number in snowflake ids.",

@@ -5,6 +5,7 @@
 //! happens after the commit.
 
 mod args;
+mod cluster;
 mod delta;
 mod fetch;
 mod node;

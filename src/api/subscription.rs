@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 
 use super::args;
 use super::peer;
-use crate::catalog::{Subscription, node, subscription};
+use crate::catalog::{Subscription, left_behind, node, subscription};
 use crate::log::{Failure, Result, or_raise};
 use crate::monitor::requirements;
 use crate::pg::server::in_transaction_block;
@@ -175,6 +175,7 @@ fn drop_subscription(subscription_name: Option<Name>, ifexists: Option<bool>) ->
     }
     stop_now(&dropped)?;
     subscription::delete(dropped.id)?;
+    left_behind::forget(dropped.provider.id)?;
     if let Err(failure) = peer::drop_slot(&dropped.dsn, &dropped.slot_name) {
         let cause = failure.message;
         Failure::new(

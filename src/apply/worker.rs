@@ -22,6 +22,7 @@ use pgrx::prelude::PgSqlErrorCode;
 use super::clock;
 use super::feedback::Feedback;
 use super::fetch::Fetcher;
+use super::heard::HeardHeartbeats;
 use super::transaction::{Counts, Relations, RemoteTransaction, Surroundings};
 use crate::catalog;
 use crate::catalog::node::Node;
@@ -31,7 +32,7 @@ use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
 use crate::pg::worker as process;
 use crate::pg::xact::{Xact, in_transaction};
-use crate::pg::{decoding_session, origin, session};
+use crate::pg::{decoding_session, origin, promise, session};
 use crate::receiver::{Event, Link, LinkOptions, Positions, SlotPlan};
 use crate::settings;
 use crate::workers::registry::{self, WorkerState};
@@ -53,6 +54,7 @@ struct Worker {
     fetcher: Fetcher,
     transaction: Option<RemoteTransaction>,
     feedback: Feedback,
+    heartbeats: HeardHeartbeats,
     link: Link,
 }
 
@@ -117,6 +119,7 @@ impl Worker {
             fetcher: Fetcher::new(&subscription),
             transaction: None,
             feedback: Feedback::new(from),
+            heartbeats: HeardHeartbeats::new(slot, !subscription.forward_origins.is_empty()),
             link,
             subscription,
         }))
@@ -135,7 +138,11 @@ impl Worker {
             self.report();
             // a keepalive that brings no position is no event
             self.note_clock()?;
-            let timeout = if self.feedback.is_waiting() { FLUSH_POLL } else { IDLE_POLL };
+            if self.transaction.is_none() {
+                process::report_statistics();
+            }
+            let is_waiting = self.feedback.is_waiting() || self.heartbeats.is_waiting();
+            let timeout = if is_waiting { FLUSH_POLL } else { IDLE_POLL };
             let woken = process::wait(Some(self.link.wake_fd()), Some(timeout));
             if woken.shutdown {
                 return Ok(());
@@ -147,7 +154,9 @@ impl Worker {
     /// Tells the receiver, and whoever looks at the registry, how far this is.
     fn report(&mut self) {
         let before = self.feedback.flushed();
-        self.feedback.flushed_here(origin::local_flush_position());
+        let local_flush = origin::local_flush_position();
+        self.feedback.flushed_here(local_flush);
+        self.heartbeats.durable_up_to(local_flush);
         let (applied, flushed, received) = (self.feedback.applied(), self.feedback.flushed(), self.link.received());
         self.link.report(Positions { written: received, flushed, applied }, false);
         let progress = registry::progress(self.slot);
@@ -248,13 +257,17 @@ impl Worker {
                 if let Some(transaction) = self.transaction.take() {
                     self.count(&transaction.counts, commit.commit_ts);
                 }
+                process::report_statistics();
                 Ok(())
             }
             Message::Logical(LogicalMessage::SyncEvent { lsn }) => {
                 self.feedback.passed(lsn);
                 Ok(())
             }
-            Message::Logical(LogicalMessage::Heartbeat { .. }) => Ok(()),
+            Message::Logical(LogicalMessage::Heartbeat { promise, horizon }) => {
+                self.heartbeats.hear(promise, horizon);
+                Ok(())
+            }
             // the provider makes something else of them
             Message::Logical(LogicalMessage::Version(_)) => Err(outside("a replaced version")),
             Message::Logical(LogicalMessage::Removal(_)) => Err(outside("the note of a removal")),
@@ -273,7 +286,7 @@ impl Worker {
             relations: &mut self.relations,
             writers: &mut self.writers,
             fetcher: &mut self.fetcher,
-            seen_by_origin: Timestamp::MIN,
+            seen_by_origin: registry::heard_horizon(self.slot),
         };
         work(transaction, &mut around)
     }
@@ -290,7 +303,13 @@ impl Worker {
             )
             .hint("Nodes of one mesh need databases with one encoding."));
         }
-        Ok(())
+        let left_behind = in_transaction(|_| catalog::left_behind::of(self.subscription.provider.id))?;
+        match left_behind {
+            Some(left_behind) if left_behind.is_refused(startup.horizon) => {
+                Err(catalog::left_behind::refusal(&startup.node.name, &self.local.identity.name))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn count(&self, counts: &Counts, commit_ts: Timestamp) {
@@ -343,6 +362,7 @@ fn link_options(subscription: &Subscription, local: &Node, from: Lsn) -> LinkOpt
             server_version: decoding_session::server_version(),
             encoding: decoding_session::database_encoding(),
             big_endian: cfg!(target_endian = "big"),
+            horizon: promise::announced(process::my_database()).horizon,
             capabilities: Vec::new(),
         },
         expected_provider: Some(subscription.provider.clone()),

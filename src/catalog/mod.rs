@@ -3,10 +3,12 @@
 //! Every function runs queries through SPI, inside an open transaction with an active snapshot. Reads see what that
 //! snapshot sees until the transaction has written something, then what the last statement left.
 
+pub mod collection;
 pub mod delta;
 pub mod foreign_key;
 #[cfg(any(test, feature = "pg_test"))]
 mod foreign_key_tests;
+pub mod left_behind;
 pub mod node;
 pub mod origin;
 #[cfg(any(test, feature = "pg_test"))]

@@ -1,5 +1,6 @@
 //! Queries on meld's tables, with their outcome as [`Result`].
 
+use meld_core::time::Timestamp;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::PgSqlErrorCode;
 use pgrx::spi::SpiHeapTupleData;
@@ -44,4 +45,13 @@ pub fn change<T>(sql: &str, args: &[DatumWithOid], read: impl Fn(&Row) -> Result
 pub fn execute(sql: &str, args: &[DatumWithOid]) -> Result<()> {
     Spi::connect_mut(|client| client.update(sql, None, args).map(|_| ()))?;
     Ok(())
+}
+
+/// A timestamp that the query gives by `timestamptz_send`.
+pub fn time(row: &Row, column: usize) -> Result<Timestamp> {
+    let bytes: Vec<u8> = row.get(column)?;
+    let bytes = bytes.try_into().map_err(|_| {
+        Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, "unexpected timestamp in a query on meld's catalog")
+    })?;
+    Ok(Timestamp(i64::from_be_bytes(bytes)))
 }

@@ -14,3 +14,10 @@ pub fn confirmed(name: Option<&str>) -> Result<Vec<Lsn>> {
                AND CASE WHEN $1 IS NULL THEN plugin = 'meld' ELSE slot_name = $1::name END";
     query::rows(sql, &[name.into()], |row| row.get::<PgLsn>(1).map(|PgLsn(lsn)| lsn))
 }
+
+/// Whether anybody subscribes to this database.
+pub fn any() -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots \
+               WHERE plugin = 'meld' AND database = pg_catalog.current_database())";
+    Ok(query::first(sql, &[], |row| row.get(1))?.unwrap_or(false))
+}

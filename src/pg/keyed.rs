@@ -224,15 +224,23 @@ impl KeyedTable {
         Ok(())
     }
 
-    /// Removes a row that a scan of this transaction has shown, unless somebody else has: the collector, for one.
+    /// Removes a row that a scan of this transaction has shown. The collector may have done so meanwhile; raises if
+    /// anybody has changed it.
     pub fn delete(&self, place: Place) {
         let Some(Opened { relation, .. }) = self.opened.get() else { return };
         let mut place = place.0;
         let mut failure = pg_sys::TM_FailureData::default();
-        // SAFETY: the table is open; waits for whoever is about to remove the row
-        unsafe {
+        // SAFETY: the table is open; place and failure live on this frame; `true`: waits for who is at it
+        let result = unsafe {
             let command = pg_sys::GetCurrentCommandId(true);
-            pg_sys::heap_delete(relation, &mut place, command, null_mut(), true, &mut failure, false);
+            pg_sys::heap_delete(relation, &mut place, command, null_mut(), true, &mut failure, false)
+        };
+        if !matches!(result, pg_sys::TM_Result::TM_Ok | pg_sys::TM_Result::TM_Deleted) {
+            Failure::new(
+                PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+                "could not remove a row of meld's because somebody has changed it",
+            )
+            .raise();
         }
     }
 }

@@ -45,6 +45,7 @@ pub mod prepared;
 #[cfg(any(test, feature = "pg_test"))]
 mod prepared_tests;
 pub mod present_row;
+pub mod promise;
 mod row_key;
 pub mod row_trigger;
 pub mod secret;

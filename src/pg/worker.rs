@@ -213,6 +213,13 @@ pub fn report_activity(activity: Option<&str>) {
     }
 }
 
+/// Lets the server know what this worker has written, for its statistics and for autovacuum; at most once a second does
+/// that cost anything. Outside of a transaction.
+pub fn report_statistics() {
+    // SAFETY: main thread, outside of a transaction; `false`: not more often than the server likes
+    unsafe { pg_sys::pgstat_report_stat(false) };
+}
+
 /// Text for C: what follows a NUL is cut off, since names and reports have none.
 fn c_string(text: &str) -> CString {
     let end = text.find('\0').unwrap_or(text.len());

@@ -1,15 +1,20 @@
 //! The agreement at the start of a stream: what the subscriber asks for, and whether the two nodes may be linked.
 
+use meld_core::horizon::must_resynchronize;
 use meld_core::identity::{Mark, check_distinct};
 use meld_core::ids::{NodeId, NodeIdentity};
+use meld_core::time::Timestamp;
 use meld_core::wire::{OptionError, SUPPORTED, StartOptions, Startup, negotiate};
 use pgrx::prelude::PgSqlErrorCode;
 
+use crate::catalog::left_behind;
 use crate::log::{Failure, Result};
 use crate::pg::decoding_session::{
     database_encoding, database_name, require_database_encoding, server_version, system_identifier,
 };
-use crate::pg::historic;
+use crate::pg::historic::{self, Key};
+use crate::pg::promise;
+use crate::pg::worker::my_database;
 use crate::settings::SNOWFLAKE_NODE;
 
 /// Capability of a subscriber that wants every value as text.
@@ -46,6 +51,7 @@ pub fn agree(options: &[(String, String)]) -> Result<Agreement> {
     let (provider, others) = known_nodes()?;
     check_subscriber(&provider, &others, &options.node)?;
     check_encoding(&options.encoding)?;
+    check_not_left_behind(&provider, &options)?;
     let forward = forward(&options.forward_origins, &provider, &others)?;
     let text_only = options.big_endian != big_endian() || options.capabilities.iter().any(|name| name == FORCE_TEXT);
     Ok(Agreement {
@@ -66,6 +72,7 @@ pub fn startup_message(agreement: &Agreement) -> Startup {
         server_version: server_version(),
         encoding: database_encoding(),
         big_endian: big_endian(),
+        horizon: promise::announced(my_database()).horizon,
     }
 }
 
@@ -167,6 +174,18 @@ fn claimed(known: &NodeIdentity, subscriber: &NodeIdentity, shared: &[Mark]) -> 
     )
     .detail(format!("The subscriber is {}; the known node is {}.", describe(subscriber), describe(known)))
     .hint("If the known node is no more, drop it here with meld.node_drop.")
+}
+
+/// Refuses a node that was away for so long that rows were forgotten which it may not know to be deleted.
+fn check_not_left_behind(provider: &NodeIdentity, options: &StartOptions) -> Result<()> {
+    let node = &options.node;
+    let key = Some((c"node_id", Key::Int4(i32::from(node.id.0))));
+    let forgotten = historic::read(c"left_behind", key, &[c"forgotten"], |row| row.timestamp(0).map(Timestamp))?;
+    let forgotten = forgotten.unwrap_or_default().into_iter().max();
+    if forgotten.is_some_and(|forgotten| must_resynchronize(options.horizon, forgotten)) {
+        return Err(left_behind::refusal(&node.name, &provider.name));
+    }
+    Ok(())
 }
 
 fn check_encoding(subscriber: &str) -> Result<()> {

@@ -53,6 +53,7 @@ pub fn options(port: u16) -> LinkOptions {
             server_version: 150_000,
             encoding: "UTF8".into(),
             big_endian: false,
+            horizon: meld_core::time::Timestamp::MIN,
             capabilities: Vec::new(),
         },
         expected_provider: Some(node(2)),

@@ -5,7 +5,8 @@
 //! started again when what it was started with has changed. One that ends by itself is started again after 200 ms,
 //! doubling to 5 s, back to 200 ms after it ran for a minute.
 //!
-//! At each look it also puts right the row triggers of replicated tables that somebody switched off.
+//! At each look it also puts right the row triggers of replicated tables that somebody switched off. Between the looks it
+//! lets the node's heartbeats go (`heartbeat`), and removes what they show to be needed no more (`collector`).
 //!
 //! It ends with its node: `node_drop` and DROP EXTENSION wake it through the catalog, so that the database can be
 //! dropped. Its look at the catalog gives up soon when a table is locked, so that it is never the reason why DROP
@@ -16,13 +17,16 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::PgSqlErrorCode;
 
+use super::collector::Collector;
+use super::heartbeat::{self, Heart};
 use super::registry::{self, Entry};
 use super::supervisor::no_place;
 use crate::catalog::{self, Subscription};
 use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
 use crate::pg::worker::{self, LaunchStatus, Launched, WorkerKind};
-use crate::pg::{Oid, xact};
+use crate::pg::{Oid, promise, xact};
+use crate::settings;
 use crate::trigger::{self, Upkeep};
 
 const APPLY: WorkerKind = WorkerKind { type_name: "meld apply", function: "meld_apply_main" };
@@ -45,37 +49,59 @@ fn run(argument: i32) {
     worker::set_for_session(c"search_path", c"");
     worker::set_for_session(c"default_transaction_isolation", c"read committed");
     let mut manager: Option<Manager> = None;
+    let mut next_look = Instant::now();
+    let mut next_beat = Instant::now();
     while !worker::shutdown_requested() {
         worker::reload_if_requested();
-        let pause = match trap(|| xact::in_transaction(|_| read_catalog())) {
-            Ok(None) => {
-                stop_all(database);
-                registry::retire_manager(database);
-                return;
-            }
-            Ok(Some(subscriptions)) => {
-                if manager.is_none() {
-                    if !registry::attach_manager(database) {
-                        return;
-                    }
-                    manager = Some(Manager { database, links: HashMap::new(), full: false });
-                }
-                let pause = manager.as_mut().map_or(IDLE, |manager| manager.step(subscriptions));
-                match trigger::repair() {
-                    Upkeep::Done => pause,
-                    Upkeep::Busy => pause.min(RETRY),
-                }
-            }
-            Err(failure) => {
-                if !is_drop_under_way(&failure) && !worker::shutdown_requested() {
-                    failure.warn();
-                }
-                RETRY
-            }
-        };
-        worker::wait(None, Some(pause));
+        if Instant::now() >= next_look {
+            let pause = match look(database, &mut manager) {
+                Some(pause) => pause,
+                None => return,
+            };
+            next_look = Instant::now() + pause;
+        }
+        if let Some(manager) = &mut manager
+            && Instant::now() >= next_beat
+        {
+            manager.beat();
+            next_beat = Instant::now() + heartbeat::INTERVAL;
+        }
+        let next = if manager.is_some() { next_look.min(next_beat) } else { next_look };
+        // at least a millisecond, the unit of the server's waits
+        let pause = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        if worker::wait(None, Some(pause)).latch {
+            next_look = Instant::now();
+        }
     }
     stop_all(database);
+}
+
+/// Compares the catalog with what runs. Gives how long there is nothing more to do, or `None` if this manager is to end.
+fn look(database: Oid, manager: &mut Option<Manager>) -> Option<Duration> {
+    match trap(|| xact::in_transaction(|_| read_catalog())) {
+        Ok(None) => {
+            stop_all(database);
+            registry::retire_manager(database);
+            promise::forget(database);
+            None
+        }
+        Ok(Some(subscriptions)) => {
+            if manager.is_none() && !registry::attach_manager(database) {
+                return None;
+            }
+            let pause = manager.get_or_insert_with(|| Manager::new(database)).step(subscriptions);
+            Some(match trigger::repair() {
+                Upkeep::Done => pause,
+                Upkeep::Busy => pause.min(RETRY),
+            })
+        }
+        Err(failure) => {
+            if !is_drop_under_way(&failure) && !worker::shutdown_requested() {
+                failure.warn();
+            }
+            Some(RETRY)
+        }
+    }
 }
 
 /// What DROP EXTENSION does to a look at the catalog: it holds a lock, or a table has just gone.
@@ -109,6 +135,10 @@ fn stop_all(database: Oid) {
 
 struct Manager {
     database: Oid,
+    /// As the catalog had them at the last look.
+    subscriptions: Vec<Subscription>,
+    heart: Heart,
+    collector: Collector,
     links: HashMap<i32, Link>,
     /// It was said that there is no place for another worker.
     full: bool,
@@ -127,6 +157,33 @@ struct Link {
 }
 
 impl Manager {
+    fn new(database: Oid) -> Manager {
+        Manager {
+            database,
+            subscriptions: Vec::new(),
+            heart: Heart::new(database),
+            collector: Collector::new(database),
+            links: HashMap::new(),
+            full: false,
+        }
+    }
+
+    /// Tells the others what they can count on. What went wrong is tried again with the next heartbeat.
+    fn beat(&mut self) {
+        let retention = Duration::from_secs(settings::TOMBSTONE_RETENTION_S.get().unsigned_abs().into());
+        worker::report_statistics();
+        let outcome = trap(|| match self.heart.beat(&self.subscriptions, retention)? {
+            Some(beat) => self.collector.go(&beat, &self.subscriptions),
+            None => Ok(()),
+        });
+        if let Err(failure) = outcome
+            && !is_drop_under_way(&failure)
+            && !worker::shutdown_requested()
+        {
+            failure.warn();
+        }
+    }
+
     /// Makes what runs like the catalog; gives how long there is nothing more to do.
     fn step(&mut self, subscriptions: Vec<Subscription>) -> Duration {
         let now = Instant::now();
@@ -136,6 +193,7 @@ impl Manager {
             self.forget(entry);
         }
         let mut pause = IDLE;
+        self.subscriptions.clone_from(&subscriptions);
         for subscription in subscriptions {
             let entry = entries.get(&subscription.id);
             pause = pause.min(self.look_after(subscription, entry, now));

@@ -5,6 +5,8 @@
 //! manager when their transaction is committed; they never start or stop a worker by themselves, except that a
 //! subscription which is dropped or disabled at once is held while its worker is asked to end.
 
+mod collector;
+mod heartbeat;
 mod manager;
 pub mod registry;
 mod supervisor;
@@ -16,12 +18,13 @@ use pgrx::{PgXactCallbackEvent, register_xact_callback};
 
 use crate::clock;
 use crate::conflict::gate;
-use crate::pg::{drops, ignored, shmem, worker};
+use crate::pg::{drops, ignored, promise, shmem, worker};
 
 /// Called when the library is loaded: registers shared memory and the supervisor if that happens in the postmaster.
 pub fn init() {
     if worker::preloading() {
         let mut tables = vec![registry::reservation(), ignored::reservation(), gate::reservation()];
+        tables.push(promise::reservation());
         tables.extend(clock::reservations());
         shmem::preload(tables);
         worker::register_static(supervisor::SUPERVISOR, Duration::from_secs(1));

@@ -19,13 +19,15 @@ mod progress;
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 
+use meld_core::time::Timestamp;
+
 use super::text::Text;
 use crate::pg::Oid;
 use crate::pg::shmem::{Reserve, SharedTable};
 use crate::pg::worker::{self, ProcNumber};
 
 use progress::Counters;
-pub use progress::{Progress, WorkerState};
+pub use progress::{Heard, Progress, WorkerState};
 
 const MANAGERS: usize = 64;
 const SUBSCRIPTIONS: usize = 128;
@@ -347,6 +349,7 @@ pub fn attach(slot: usize) -> Assignment {
     match TABLE.write(attach).flatten() {
         Some(assignment) => {
             progress(slot).applying_commit_ts.store(0, Ordering::Relaxed);
+            progress(slot).heard.start_again();
             assignment
         }
         None => worker::exit(0),
@@ -389,4 +392,9 @@ pub fn set_error(slot: usize, sqlstate: &str, message: &str) {
 pub fn progress(slot: usize) -> &'static Progress {
     static SPARE: LazyLock<Progress> = LazyLock::new(Progress::default);
     TABLE.open().and_then(|all| all.0.get(slot)).unwrap_or(&SPARE)
+}
+
+/// Whatever was committed anywhere up to this was applied at the provider before it wrote what comes next in the stream.
+pub fn heard_horizon(slot: usize) -> Timestamp {
+    progress(slot).heard.streamed_horizon()
 }

@@ -5,6 +5,10 @@
 //! by parked work; nothing up to it can take effect at that node any more. When every node's horizon has passed a delete,
 //! nothing that was written without knowing it can turn up anywhere, and its tombstone may go. A promise alone is not
 //! enough: a fetch could bring the row back from a peer that lags.
+//!
+//! A member whose promise has stood still for longer than `tombstone_retention` is away: the others go on without it, and
+//! refuse it when it comes back, if anything was forgotten meanwhile. Its promise tells, not its horizon, for a horizon
+//! also stands still when a third member is away, and all members notice that at about the same time.
 
 use std::collections::BTreeMap;
 
@@ -16,14 +20,16 @@ use crate::time::Timestamp;
 struct Heard {
     promise: Timestamp,
     horizon: Timestamp,
-    /// When it became a member, by the clock here: before its first word, this counts for how long it has been away.
-    joined: Timestamp,
+    /// When it last said something new, or became a member, by the clock here.
+    last_word: Timestamp,
 }
 
 /// What may be forgotten, and at whose cost.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Collection {
     pub up_to: Timestamp,
+    /// This node's own horizon, without those that are away.
+    pub horizon: Timestamp,
     /// Members that have been away for longer than `tombstone_retention` and are not waited for any more. They have to
     /// resynchronize.
     pub left_behind: Vec<NodeId>,
@@ -43,9 +49,10 @@ impl Horizons {
         horizons
     }
 
-    /// From now on nothing is forgotten before this member has confirmed it, too.
-    pub fn add_member(&mut self, node: NodeId, now: Timestamp) {
-        let heard = Heard { promise: Timestamp::MIN, horizon: Timestamp::MIN, joined: now };
+    /// From now on nothing is forgotten before this member has confirmed it, too. `last_word` is when it last said
+    /// something new; for one that has not said anything, when it became a member.
+    pub fn add_member(&mut self, node: NodeId, last_word: Timestamp) {
+        let heard = Heard { promise: Timestamp::MIN, horizon: Timestamp::MIN, last_word };
         self.others.entry(node).or_insert(heard);
     }
 
@@ -75,15 +82,17 @@ impl Horizons {
     }
 
     /// What may be forgotten when a member that is away for longer than `retention_us` does not hold the others back any
-    /// more. The caller notes the largest `up_to` that left someone behind, for [`must_resynchronize`].
+    /// more. A clock that leaps takes nobody away: both the member's promise and its last word have to be old. The caller
+    /// notes the largest `up_to` that left someone behind, for [`must_resynchronize`].
     pub fn collection(&self, oldest_parked: Option<Timestamp>, now: Timestamp, retention_us: i64) -> Collection {
         let oldest = Timestamp(now.0.saturating_sub(retention_us));
         let (left_behind, present): (Vec<_>, Vec<_>) =
-            self.others.iter().partition(|(_, heard)| heard.horizon.max(heard.joined) < oldest);
+            self.others.iter().partition(|(_, heard)| heard.promise.max(heard.last_word) < oldest);
         let present = Horizons { others: present.into_iter().map(|(&node, &heard)| (node, heard)).collect() };
         // nothing is promised for those that are away: what they wrote then is refused with them
         let up_to = present.confirmed(oldest_parked).min(now);
-        Collection { up_to, left_behind: left_behind.into_iter().map(|(&node, _)| node).collect() }
+        let horizon = present.horizon(oldest_parked).min(now);
+        Collection { up_to, horizon, left_behind: left_behind.into_iter().map(|(&node, _)| node).collect() }
     }
 
     /// What each member has promised, for display and for finding the one that holds the others back.
@@ -92,10 +101,11 @@ impl Horizons {
     }
 }
 
-/// Whether a member that comes back has to be refused, in both directions, until it has resynchronized: something was
-/// forgotten (up to `forgotten`) that it, with this horizon, had not confirmed.
-pub fn must_resynchronize(horizon: Timestamp, forgotten: Timestamp) -> bool {
-    horizon < forgotten
+/// Whether a member that comes back has to be refused until it has resynchronized: something was forgotten (up to
+/// `forgotten`) that it, with this horizon, had not confirmed. Its own stream has to go on at least from a promise that
+/// is no smaller, or it could still bring what it wrote without knowing of that.
+pub fn must_resynchronize(confirmed: Timestamp, forgotten: Timestamp) -> bool {
+    confirmed < forgotten
 }
 
 #[cfg(test)]
@@ -138,15 +148,37 @@ mod tests {
         horizons.add_member(THREE, Timestamp(100));
         horizons.hear(TWO, Timestamp(150), Timestamp(150));
         let patient = horizons.collection(None, Timestamp(200), 100);
-        assert_eq!(patient, Collection { up_to: Timestamp::MIN, left_behind: vec![] });
+        assert_eq!(patient.up_to, Timestamp::MIN);
+        assert_eq!(patient.left_behind, []);
         let later = horizons.collection(None, Timestamp(201), 100);
-        assert_eq!(later, Collection { up_to: Timestamp(150), left_behind: vec![THREE] });
+        let without = Timestamp(150);
+        assert_eq!(later, Collection { up_to: without, horizon: without, left_behind: vec![THREE] });
         assert!(must_resynchronize(Timestamp(149), later.up_to));
         assert!(!must_resynchronize(Timestamp(150), later.up_to));
         let parked = horizons.collection(Some(Timestamp(120)), Timestamp(201), 100);
         assert_eq!(parked.up_to, Timestamp(119));
         let alone = horizons.collection(None, Timestamp(1000), 100);
-        assert_eq!(alone, Collection { up_to: Timestamp(1000), left_behind: vec![TWO, THREE] });
+        let now = Timestamp(1000);
+        assert_eq!(alone, Collection { up_to: now, horizon: now, left_behind: vec![TWO, THREE] });
+    }
+
+    #[test]
+    fn a_horizon_that_a_third_holds_leaves_nobody_behind() {
+        let mut horizons = Horizons::new([TWO, THREE]);
+        horizons.hear(THREE, Timestamp(10), Timestamp(10));
+        // two is here, but has not heard of three, either
+        horizons.hear(TWO, Timestamp(200), Timestamp(10));
+        let collection = horizons.collection(None, Timestamp(200), 100);
+        assert_eq!(collection.left_behind, [THREE]);
+        assert_eq!((collection.up_to, collection.horizon), (Timestamp(10), Timestamp(200)));
+    }
+
+    #[test]
+    fn a_clock_that_leaps_takes_nobody_away() {
+        let mut horizons = Horizons::default();
+        horizons.add_member(TWO, Timestamp(9_999));
+        horizons.hear(TWO, Timestamp(50), Timestamp(50));
+        assert_eq!(horizons.collection(None, Timestamp(10_000), 100).left_behind, []);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use meld_cluster_tests::node::literal;
 use meld_cluster_tests::{Cluster, Node, Plan, mesh};
 use meld_core::ids::{NodeId, NodeIdentity, RelId};
 use meld_core::value::{Tuple, Value};
-use meld_core::wire::{FrameReader, Message, RelationDescription, SUPPORTED, StartOptions};
+use meld_core::wire::{FrameReader, LogicalMessage, Message, RelationDescription, SUPPORTED, StartOptions};
 
 /// A server whose database is node 1.
 pub fn provider(name: &str) -> Cluster {
@@ -40,6 +40,7 @@ pub fn options() -> StartOptions {
         server_version: 150_000,
         encoding: "UTF8".into(),
         big_endian: cfg!(target_endian = "big"),
+        horizon: meld_core::time::Timestamp::MIN,
         capabilities: Vec::new(),
     }
 }
@@ -60,10 +61,16 @@ pub fn frames(node: &Node, slot: &str, options: &StartOptions) -> Vec<Vec<u8>> {
     node.values(&query("pg_logical_slot_get_binary_changes", slot, &options.to_pairs()))
 }
 
+/// Without the heartbeats that the node lets go by itself; those of tests promise the end of time.
 #[track_caller]
 pub fn messages(frames: &[Vec<u8>]) -> Vec<Message> {
     let mut reader = FrameReader::new();
-    frames.iter().flat_map(|frame| reader.read(frame).expect("a good frame")).collect()
+    let messages = frames.iter().flat_map(|frame| reader.read(frame).expect("a good frame"));
+    messages.filter(|message| !is_heartbeat(message)).collect()
+}
+
+fn is_heartbeat(message: &Message) -> bool {
+    matches!(message, Message::Logical(LogicalMessage::Heartbeat { promise, .. }) if promise.0 != i64::MAX)
 }
 
 /// Reads a slot to its end, one line per message, without the startup message.

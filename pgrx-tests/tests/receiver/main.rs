@@ -49,6 +49,7 @@ fn options(dsn: &str) -> LinkOptions {
             server_version: 150_000,
             encoding: "UTF8".into(),
             big_endian: false,
+            horizon: meld_core::time::Timestamp::MIN,
             capabilities: Vec::new(),
         },
         expected_provider: None,

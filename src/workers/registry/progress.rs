@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use meld_core::conflict::ConflictType;
+use meld_core::time::Timestamp;
 
 use super::SUBSCRIPTIONS;
 
@@ -54,6 +55,70 @@ pub struct Progress {
     pub updates: AtomicU64,
     pub deletes: AtomicU64,
     pub conflicts: [AtomicU64; ConflictType::ALL.len()],
+    pub heard: Heard,
+}
+
+/// What the provider has announced, in PostgreSQL's microseconds. None of the times falls while the place has the same
+/// subscription.
+#[derive(Debug)]
+pub struct Heard {
+    /// Counts here: everything that the provider sent before it is durable.
+    promise: AtomicI64,
+    horizon: AtomicI64,
+    /// The provider's horizon at this point of the stream.
+    streamed_horizon: AtomicI64,
+    /// When a heartbeat last counted, by the clock here; 0 if none did.
+    at: AtomicI64,
+}
+
+impl Default for Heard {
+    fn default() -> Heard {
+        let nothing = || AtomicI64::new(Timestamp::MIN.0);
+        Heard { promise: nothing(), horizon: nothing(), streamed_horizon: nothing(), at: AtomicI64::new(0) }
+    }
+}
+
+impl Heard {
+    /// A heartbeat was read from the stream.
+    pub fn streamed(&self, horizon: Timestamp) {
+        self.streamed_horizon.fetch_max(horizon.0, Relaxed);
+    }
+
+    /// Everything before the heartbeat is durable.
+    pub fn counts(&self, promise: Timestamp, horizon: Timestamp, now: Timestamp) {
+        self.promise.fetch_max(promise.0, Relaxed);
+        self.horizon.fetch_max(horizon.0, Relaxed);
+        self.at.store(now.0, Relaxed);
+    }
+
+    /// The stream starts again behind what is durable.
+    pub fn start_again(&self) {
+        self.streamed_horizon.store(self.horizon.load(Relaxed), Relaxed);
+    }
+
+    pub fn promise(&self) -> Timestamp {
+        Timestamp(self.promise.load(Relaxed))
+    }
+
+    pub fn horizon(&self) -> Timestamp {
+        Timestamp(self.horizon.load(Relaxed))
+    }
+
+    pub fn streamed_horizon(&self) -> Timestamp {
+        Timestamp(self.streamed_horizon.load(Relaxed))
+    }
+
+    /// When a heartbeat last counted.
+    pub fn at(&self) -> Option<Timestamp> {
+        Some(Timestamp(self.at.load(Relaxed))).filter(|at| at.0 != 0)
+    }
+
+    fn clear(&self) {
+        for time in [&self.promise, &self.horizon, &self.streamed_horizon] {
+            time.store(Timestamp::MIN.0, Relaxed);
+        }
+        self.at.store(0, Relaxed);
+    }
 }
 
 impl Default for Progress {
@@ -71,6 +136,7 @@ impl Default for Progress {
             updates: AtomicU64::new(0),
             deletes: AtomicU64::new(0),
             conflicts: Default::default(),
+            heard: Heard::default(),
         }
     }
 }
@@ -82,6 +148,7 @@ impl Progress {
         self.applying_commit_ts.store(0, Relaxed);
         self.clock_offset_us.store(0, Relaxed);
         self.clock_round_trip_us.store(-1, Relaxed);
+        self.heard.clear();
         let counters = [
             &self.received_lsn,
             &self.applied_lsn,

@@ -47,6 +47,8 @@ pub struct Startup {
     /// Name of the database encoding, in which all text values are.
     pub encoding: String,
     pub big_endian: bool,
+    /// The provider's horizon as it announced it last, `Timestamp::MIN` if it has none yet.
+    pub horizon: Timestamp,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use super::version::{NoCommonProtocol, ProtocolRange, SUPPORTED, negotiate};
 use crate::ids::{NodeId, NodeIdentity};
+use crate::time::Timestamp;
 
 /// What a subscriber tells its provider at the start of a stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,6 +28,8 @@ pub struct StartOptions {
     /// Name of the subscriber's database encoding.
     pub encoding: String,
     pub big_endian: bool,
+    /// The subscriber's horizon as it announced it last, `Timestamp::MIN` if it has none yet.
+    pub horizon: Timestamp,
     /// What the subscriber can do beyond its protocol version; the provider skips those that it doesn't know.
     pub capabilities: Vec<String>,
 }
@@ -59,10 +62,11 @@ const FORWARD_ORIGINS: &str = "forward_origins";
 const SERVER_VERSION: &str = "server_version";
 const ENCODING: &str = "encoding";
 const BIG_ENDIAN: &str = "big_endian";
+const HORIZON: &str = "horizon";
 const CAPABILITIES: &str = "capabilities";
 
 /// Every option, all of which must be given.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
     PROTOCOL_MIN,
     PROTOCOL_MAX,
     MELD_VERSION,
@@ -76,6 +80,7 @@ const NAMES: [&str; 14] = [
     SERVER_VERSION,
     ENCODING,
     BIG_ENDIAN,
+    HORIZON,
     CAPABILITIES,
 ];
 
@@ -102,6 +107,7 @@ impl StartOptions {
             (SERVER_VERSION, self.server_version.to_string()),
             (ENCODING, self.encoding.clone()),
             (BIG_ENDIAN, self.big_endian.to_string()),
+            (HORIZON, self.horizon.0.to_string()),
             (CAPABILITIES, quoted_list(&self.capabilities)),
         ]
     }
@@ -135,6 +141,7 @@ impl StartOptions {
             server_version: given.number(SERVER_VERSION, "a server version number")?,
             encoding: given.text(ENCODING)?,
             big_endian: given.truth(BIG_ENDIAN)?,
+            horizon: Timestamp(given.read(HORIZON, "microseconds since 2000", signed)?),
             capabilities: given.list(CAPABILITIES)?,
         })
     }
@@ -215,6 +222,12 @@ impl<'a> Given<'a> {
 /// A number of digits only: the library's own parser would take a plus sign, too.
 fn decimal<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// The same with an optional minus sign.
+fn signed(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    decimal::<u64>(digits).and_then(|_| text.parse().ok())
 }
 
 fn quoted(name: &str) -> String {

@@ -18,6 +18,7 @@ fn options() -> StartOptions {
         server_version: 150_020,
         encoding: "UTF8".into(),
         big_endian: false,
+        horizon: Timestamp(-1),
         capabilities: vec!["lz4".into()],
     }
 }
@@ -38,6 +39,14 @@ fn options_go_both_ways() {
     assert_eq!(parse(&options().to_pairs()), Ok(options()));
     let names: Vec<&str> = options().to_pairs().iter().map(|pair| pair.0).collect();
     assert_eq!(names, NAMES);
+}
+
+#[test]
+fn every_horizon_goes_both_ways() {
+    for horizon in [Timestamp::MIN, Timestamp(0), Timestamp(i64::MAX)] {
+        let options = StartOptions { horizon, ..options() };
+        assert_eq!(parse(&options.to_pairs()), Ok(options));
+    }
 }
 
 #[test]
@@ -84,6 +93,10 @@ fn each_wrong_value_is_refused_with_what_was_expected() {
         ("server_version", "", "a server version number"),
         ("encoding", "", "a text that is not empty"),
         ("big_endian", "yes", "true or false"),
+        ("horizon", "", "microseconds since 2000"),
+        ("horizon", "+1", "microseconds since 2000"),
+        ("horizon", "--1", "microseconds since 2000"),
+        ("horizon", "9223372036854775808", "microseconds since 2000"),
         ("capabilities", "\"\"", "quoted names separated by commas"),
     ];
     for (name, value, expected) in cases {

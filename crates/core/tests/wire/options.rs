@@ -1,6 +1,7 @@
 //! Start options from outside: whatever they hold, the other side reads it or says why not.
 
 use meld_core::ids::{NodeId, NodeIdentity};
+use meld_core::time::Timestamp;
 use meld_core::wire::{SUPPORTED, StartOptions};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -14,6 +15,7 @@ prop_compose! {
             (vec(".{1,20}", 0..4), vec("[\", a]{1,8}", 0..4), vec(".{1,20}", 0..4)),
         server_version: u32,
         big_endian: bool,
+        horizon: i64,
     ) -> StartOptions {
         StartOptions {
             protocol: SUPPORTED,
@@ -24,6 +26,7 @@ prop_compose! {
             server_version,
             encoding,
             big_endian,
+            horizon: Timestamp(horizon),
             capabilities,
         }
     }
@@ -68,7 +71,7 @@ proptest! {
     }
 
     #[test]
-    fn any_pairs_are_refused_or_read(options in any_options(), name in 0_usize..14, value in ".{0,200}", more in vec((".{0,9}", ".{0,9}"), 0..2)) {
+    fn any_pairs_are_refused_or_read(options in any_options(), name in 0_usize..15, value in ".{0,200}", more in vec((".{0,9}", ".{0,9}"), 0..2)) {
         let mut pairs: Vec<(String, String)> = options.to_pairs().into_iter().map(|(name, value)| (name.into(), value)).collect();
         pairs[name].1 = value;
         pairs.extend(more);

@@ -120,6 +120,7 @@ fn startup() -> Message {
         server_version: 150_020,
         encoding: "UTF8".into(),
         big_endian: false,
+        horizon: Timestamp(817_000_000_000_000),
     })
 }
 
@@ -205,9 +206,10 @@ fn any_identity() -> impl Strategy<Value = NodeIdentity> {
 }
 
 fn any_startup() -> impl Strategy<Value = Message> {
-    (any::<u8>(), any_identity(), any::<u32>(), ".{0,20}", any::<bool>()).prop_map(
-        |(protocol, node, server_version, encoding, big_endian)| {
-            Message::Startup(Startup { protocol, node, server_version, encoding, big_endian })
+    (any::<u8>(), any_identity(), any::<u32>(), ".{0,20}", any::<bool>(), any::<i64>()).prop_map(
+        |(protocol, node, server_version, encoding, big_endian, horizon)| {
+            let horizon = Timestamp(horizon);
+            Message::Startup(Startup { protocol, node, server_version, encoding, big_endian, horizon })
         },
     )
 }
