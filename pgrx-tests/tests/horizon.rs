@@ -317,7 +317,7 @@ fn judge(node: &Node) -> (usize, usize) {
                         promised.0
                     );
                 }
-                Message::Logical(LogicalMessage::Heartbeat { promise, horizon }) => {
+                Message::Logical(LogicalMessage::Heartbeat { promise, horizon, .. }) => {
                     assert!(promise >= promised && horizon <= promise);
                     heartbeats += 1;
                     promised = promise;

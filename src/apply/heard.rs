@@ -7,17 +7,15 @@
 use std::collections::VecDeque;
 
 use meld_core::lsn::Lsn;
-use meld_core::time::Timestamp;
 
 use crate::pg::{clock, origin};
-use crate::workers::registry;
+use crate::workers::registry::{self, Announcement};
 
 /// A heartbeat and the end of the last commit here before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Waiting {
     commit_end: Lsn,
-    promise: Timestamp,
-    horizon: Timestamp,
+    says: Announcement,
 }
 
 /// Heartbeats that may not count yet.
@@ -35,10 +33,12 @@ impl HeardHeartbeats {
     }
 
     /// One was read from the stream; everything before it is applied.
-    pub fn hear(&mut self, promise: Timestamp, horizon: Timestamp) {
-        registry::progress(self.slot).heard.streamed(horizon);
-        let promise = if self.is_forwarded { promise.min(horizon) } else { promise };
-        self.push(Waiting { commit_end: origin::last_commit_end(), promise, horizon });
+    pub fn hear(&mut self, mut says: Announcement) {
+        registry::progress(self.slot).heard.streamed(says.horizon);
+        if self.is_forwarded {
+            says.promise = says.promise.min(says.horizon);
+        }
+        self.push(Waiting { commit_end: origin::last_commit_end(), says });
         self.durable_up_to(origin::local_flush_position());
     }
 
@@ -52,7 +52,7 @@ impl HeardHeartbeats {
     /// The local log is on disk up to `local_flush`.
     pub fn durable_up_to(&mut self, local_flush: Lsn) {
         if let Some(heard) = self.take(local_flush) {
-            registry::progress(self.slot).heard.counts(heard.promise, heard.horizon, clock::now());
+            registry::progress(self.slot).heard.counts(heard.says, clock::now());
         }
     }
 
@@ -73,10 +73,15 @@ impl HeardHeartbeats {
 
 #[cfg(test)]
 mod tests {
+    use meld_core::horizon::Without;
+    use meld_core::time::Timestamp;
+
     use super::*;
 
     fn heard(commit_end: u64, promise: i64) -> Waiting {
-        Waiting { commit_end: Lsn(commit_end), promise: Timestamp(promise), horizon: Timestamp(promise) }
+        let promise = Timestamp(promise);
+        let says = Announcement { promise, horizon: promise, beyond: promise, without: Without::default() };
+        Waiting { commit_end: Lsn(commit_end), says }
     }
 
     #[test]

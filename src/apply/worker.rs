@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use meld_core::horizon::Without;
 use meld_core::lsn::Lsn;
 use meld_core::time::Timestamp;
 use meld_core::wire::{LogicalMessage, Message, SUPPORTED, StartOptions, Startup};
@@ -35,7 +36,7 @@ use crate::pg::xact::{Xact, in_transaction};
 use crate::pg::{decoding_session, origin, promise, session};
 use crate::receiver::{Event, Link, LinkOptions, Positions, SlotPlan};
 use crate::settings;
-use crate::workers::registry::{self, WorkerState};
+use crate::workers::registry::{self, Announcement, WorkerState};
 
 crate::worker_entry!(meld_apply_main => run);
 
@@ -264,8 +265,9 @@ impl Worker {
                 self.feedback.passed(lsn);
                 Ok(())
             }
-            Message::Logical(LogicalMessage::Heartbeat { promise, horizon }) => {
-                self.heartbeats.hear(promise, horizon);
+            Message::Logical(LogicalMessage::Heartbeat { promise, horizon, beyond, without }) => {
+                let without = Without::from_word(without);
+                self.heartbeats.hear(Announcement { promise, horizon, beyond, without });
                 Ok(())
             }
             // the provider makes something else of them

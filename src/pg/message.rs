@@ -7,6 +7,7 @@
 use std::ffi::c_char;
 use std::sync::OnceLock;
 
+use meld_core::horizon::Without;
 use meld_core::ids::Xid;
 use meld_core::lsn::Lsn;
 use meld_core::time::Timestamp;
@@ -71,14 +72,14 @@ pub fn before_promise(prepare: fn(Timestamp) -> Result<()>) {
     let _ = BEFORE_PROMISE.set(prepare);
 }
 
-/// Announces a promise and a horizon, also from a process that works under a replication origin, whatever becomes of
-/// its transaction.
-pub fn emit_heartbeat(promise: Timestamp, horizon: Timestamp) -> Result<Lsn> {
+/// Announces a promise and horizons, also from a process that works under a replication origin, whatever becomes of its
+/// transaction.
+pub fn emit_heartbeat(promise: Timestamp, horizon: Timestamp, beyond: Timestamp, without: Without) -> Result<Lsn> {
     if let Some(prepare) = BEFORE_PROMISE.get() {
         prepare(promise)?;
     }
     let _without_origin = WithoutOrigin::begin();
-    emit_alone(LogicalMessage::Heartbeat { promise, horizon })
+    emit_alone(LogicalMessage::Heartbeat { promise, horizon, beyond, without: without.word() })
 }
 
 /// Writes a message that stands for itself, whether the transaction commits or not, and gives the end of its record.

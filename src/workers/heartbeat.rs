@@ -5,10 +5,10 @@
 //! who subscribe. What it has told before the crash of any process still holds, since only what is durable here counts.
 //! `core::horizon` has the rules.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use meld_core::horizon::{Collection, Horizons};
+use meld_core::horizon::{Collection, Horizons, Without};
 use meld_core::ids::NodeId;
 use meld_core::time::Timestamp;
 
@@ -53,14 +53,17 @@ impl Heart {
         let Some(promised) = promise::promise(PATIENCE) else { return Ok(None) };
         let now = clock::now();
         let heard = heard_from(self.database, subscriptions);
-        let collection = self.horizons(&heard, now).collection(oldest_parked(), now, micros(retention));
+        let beyonds = beyonds_from(self.database, subscriptions);
+        let collection = self.horizons(&heard, &beyonds, now).collection(oldest_parked(), now, micros(retention));
         // what this node itself commits later can't be beyond its horizon
         let told = Announced { promise: promised, horizon: collection.horizon.min(promised) };
         let told = promise::announce(self.database, told);
+        let beyond = collection.beyond.min(promised);
+        let without = Without::of(&collection.left_behind).unwrap_or_default();
         xact::in_transaction(|_| {
             // without a subscriber nobody would hear it
             if catalog::slot::any()? {
-                message::emit_heartbeat(told.promise, told.horizon)?;
+                message::emit_heartbeat(told.promise, told.horizon, beyond, without)?;
             }
             Ok(())
         })?;
@@ -68,7 +71,12 @@ impl Heart {
         Ok(Some(Beat { heard, collection: Collection { up_to, ..collection } }))
     }
 
-    fn horizons(&mut self, heard: &HashMap<NodeId, Announced>, now: Timestamp) -> Horizons {
+    fn horizons(
+        &mut self,
+        heard: &HashMap<NodeId, Announced>,
+        beyonds: &HashMap<NodeId, (Timestamp, Without)>,
+        now: Timestamp,
+    ) -> Horizons {
         self.members.retain(|node, _| heard.contains_key(node));
         let mut horizons = Horizons::default();
         for (&node, told) in heard {
@@ -79,6 +87,9 @@ impl Heart {
             }
             horizons.add_member(node, Timestamp(now.0.saturating_sub(micros(word.at.elapsed()))));
             horizons.hear(node, told.promise, told.horizon);
+            if let Some(&(beyond, without)) = beyonds.get(&node) {
+                horizons.hear_beyond(node, beyond, without);
+            }
         }
         horizons
     }
@@ -100,6 +111,24 @@ fn heard_from(database: Oid, subscriptions: &[Subscription]) -> HashMap<NodeId, 
         least.horizon = least.horizon.min(told.horizon);
     }
     heard
+}
+
+/// What members tell without those that they have left behind. One with several subscriptions here tells nothing.
+fn beyonds_from(database: Oid, subscriptions: &[Subscription]) -> HashMap<NodeId, (Timestamp, Without)> {
+    let mut beyonds = HashMap::new();
+    let mut several = HashSet::new();
+    for entry in registry::entries(database) {
+        let Some(subscription) = subscriptions.iter().find(|subscription| subscription.id == entry.subscription_id)
+        else {
+            continue;
+        };
+        let node = subscription.provider.id;
+        if beyonds.insert(node, registry::progress(entry.slot).heard.beyond()).is_some() {
+            several.insert(node);
+        }
+    }
+    beyonds.retain(|node, _| !several.contains(node));
+    beyonds
 }
 
 /// Commit timestamp of the oldest transaction that waits to be applied by hand. There are none: a transaction that can't

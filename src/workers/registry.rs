@@ -27,7 +27,7 @@ use crate::pg::shmem::{Reserve, SharedTable};
 use crate::pg::worker::{self, ProcNumber};
 
 use progress::Counters;
-pub use progress::{Heard, Progress, WorkerState};
+pub use progress::{Announcement, Heard, Progress, WorkerState};
 
 const MANAGERS: usize = 64;
 const SUBSCRIPTIONS: usize = 128;

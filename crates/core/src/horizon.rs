@@ -15,11 +15,53 @@ use std::collections::BTreeMap;
 use crate::ids::NodeId;
 use crate::time::Timestamp;
 
-/// What one other member has told last. Neither ever falls.
+/// Members that a node goes on without, in one word; few enough to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub struct Without(u64);
+
+/// Node ids are smaller than `1 << NODE_BITS`.
+const NODE_BITS: u32 = 10;
+
+impl Without {
+    /// None if there are too many of them.
+    pub fn of(nodes: &[NodeId]) -> Option<Without> {
+        if nodes.len() > (u64::BITS / NODE_BITS) as usize {
+            return None;
+        }
+        Some(Without(nodes.iter().fold(0, |word, node| word << NODE_BITS | u64::from(node.0))))
+    }
+
+    pub fn from_word(word: u64) -> Without {
+        Without(word)
+    }
+
+    pub fn word(self) -> u64 {
+        self.0
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn nodes(self) -> impl Iterator<Item = NodeId> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let node = (rest & ((1 << NODE_BITS) - 1)) as u16;
+            rest >>= NODE_BITS;
+            (node != 0).then_some(NodeId(node))
+        })
+    }
+}
+
+/// What one other member has told last. Promise and horizon never fall.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Heard {
     promise: Timestamp,
     horizon: Timestamp,
+    /// Its horizon without the members that it has left behind, and which those are. It stands for `horizon` here only
+    /// if this node has left them behind, too: one that is present here may not have been waited for there.
+    beyond: Timestamp,
+    without: Without,
     /// When it last said something new, or became a member, by the clock here.
     last_word: Timestamp,
 }
@@ -28,8 +70,10 @@ struct Heard {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Collection {
     pub up_to: Timestamp,
-    /// This node's own horizon, without those that are away.
+    /// This node's own horizon, over all members.
     pub horizon: Timestamp,
+    /// The same without those that are away.
+    pub beyond: Timestamp,
     /// Members that have been away for longer than `tombstone_retention` and are not waited for any more. They have to
     /// resynchronize.
     pub left_behind: Vec<NodeId>,
@@ -52,7 +96,9 @@ impl Horizons {
     /// From now on nothing is forgotten before this member has confirmed it, too. `last_word` is when it last said
     /// something new; for one that has not said anything, when it became a member.
     pub fn add_member(&mut self, node: NodeId, last_word: Timestamp) {
-        let heard = Heard { promise: Timestamp::MIN, horizon: Timestamp::MIN, last_word };
+        let nothing = Timestamp::MIN;
+        let heard =
+            Heard { promise: nothing, horizon: nothing, beyond: nothing, without: Without::default(), last_word };
         self.others.entry(node).or_insert(heard);
     }
 
@@ -65,6 +111,13 @@ impl Horizons {
         if let Some(heard) = self.others.get_mut(&node) {
             heard.promise = heard.promise.max(promise);
             heard.horizon = heard.horizon.max(horizon);
+        }
+    }
+
+    /// What a member's horizon is without those that it has left behind.
+    pub fn hear_beyond(&mut self, node: NodeId, beyond: Timestamp, without: Without) {
+        if let Some(heard) = self.others.get_mut(&node) {
+            (heard.beyond, heard.without) = (beyond, without);
         }
     }
 
@@ -86,13 +139,23 @@ impl Horizons {
     /// notes the largest `up_to` that left someone behind, for [`must_resynchronize`].
     pub fn collection(&self, oldest_parked: Option<Timestamp>, now: Timestamp, retention_us: i64) -> Collection {
         let oldest = Timestamp(now.0.saturating_sub(retention_us));
-        let (left_behind, present): (Vec<_>, Vec<_>) =
-            self.others.iter().partition(|(_, heard)| heard.promise.max(heard.last_word) < oldest);
-        let present = Horizons { others: present.into_iter().map(|(&node, &heard)| (node, heard)).collect() };
+        let is_away = |heard: &Heard| heard.promise.max(heard.last_word) < oldest;
+        let left_behind: Vec<NodeId> =
+            self.others.iter().filter(|(_, heard)| is_away(heard)).map(|(&node, _)| node).collect();
+        let mut present = self.clone();
+        present.others.retain(|_, heard| !is_away(heard));
+        for heard in present.others.values_mut() {
+            if !heard.without.is_empty() && heard.without.nodes().all(|node| left_behind.contains(&node)) {
+                heard.horizon = heard.horizon.max(heard.beyond);
+            }
+        }
         // nothing is promised for those that are away: what they wrote then is refused with them
-        let up_to = present.confirmed(oldest_parked).min(now);
-        let horizon = present.horizon(oldest_parked).min(now);
-        Collection { up_to, horizon, left_behind: left_behind.into_iter().map(|(&node, _)| node).collect() }
+        Collection {
+            up_to: present.confirmed(oldest_parked).min(now),
+            horizon: self.horizon(oldest_parked).min(now),
+            beyond: present.horizon(oldest_parked).min(now),
+            left_behind,
+        }
     }
 
     /// What each member has promised, for display and for finding the one that holds the others back.
@@ -151,15 +214,15 @@ mod tests {
         assert_eq!(patient.up_to, Timestamp::MIN);
         assert_eq!(patient.left_behind, []);
         let later = horizons.collection(None, Timestamp(201), 100);
-        let without = Timestamp(150);
-        assert_eq!(later, Collection { up_to: without, horizon: without, left_behind: vec![THREE] });
+        let (beyond, horizon) = (Timestamp(150), Timestamp::MIN);
+        assert_eq!(later, Collection { up_to: beyond, horizon, beyond, left_behind: vec![THREE] });
         assert!(must_resynchronize(Timestamp(149), later.up_to));
         assert!(!must_resynchronize(Timestamp(150), later.up_to));
         let parked = horizons.collection(Some(Timestamp(120)), Timestamp(201), 100);
         assert_eq!(parked.up_to, Timestamp(119));
         let alone = horizons.collection(None, Timestamp(1000), 100);
         let now = Timestamp(1000);
-        assert_eq!(alone, Collection { up_to: now, horizon: now, left_behind: vec![TWO, THREE] });
+        assert_eq!(alone, Collection { up_to: now, horizon, beyond: now, left_behind: vec![TWO, THREE] });
     }
 
     #[test]
@@ -170,7 +233,32 @@ mod tests {
         horizons.hear(TWO, Timestamp(200), Timestamp(10));
         let collection = horizons.collection(None, Timestamp(200), 100);
         assert_eq!(collection.left_behind, [THREE]);
-        assert_eq!((collection.up_to, collection.horizon), (Timestamp(10), Timestamp(200)));
+        assert_eq!((collection.horizon, collection.beyond), (Timestamp(10), Timestamp(200)));
+        assert_eq!(collection.up_to, Timestamp(10));
+        // until two has left three behind as well
+        horizons.hear_beyond(TWO, Timestamp(200), Without(3));
+        assert_eq!(horizons.collection(None, Timestamp(200), 100).up_to, Timestamp(200));
+    }
+
+    #[test]
+    fn who_is_cut_off_from_one_only_is_waited_for_by_all_others() {
+        // two hears nothing of this node any more, and goes on without it; three is well
+        let mut horizons = Horizons::new([TWO, THREE]);
+        horizons.hear(TWO, Timestamp(200), Timestamp(10));
+        horizons.hear_beyond(TWO, Timestamp(199), Without(1));
+        horizons.hear(THREE, Timestamp(200), Timestamp(200));
+        let collection = horizons.collection(None, Timestamp(200), 100);
+        assert_eq!((collection.up_to, collection.left_behind), (Timestamp(10), vec![]));
+    }
+
+    #[test]
+    fn a_few_members_fit_into_a_word() {
+        let nodes: Vec<NodeId> = [1, 1023, 512, 7, 300, 2].map(NodeId).to_vec();
+        let mut told: Vec<NodeId> = Without::of(&nodes).expect("six").nodes().collect();
+        told.reverse();
+        assert_eq!(told, nodes);
+        assert_eq!(Without::of(&[NodeId(1); 7]), None);
+        assert!(Without::default().nodes().next().is_none());
     }
 
     #[test]

@@ -29,7 +29,12 @@ fn harmful(table: RelId) -> Vec<LogicalMessage> {
     };
     vec![
         LogicalMessage::SyncEvent { lsn: Lsn(u64::MAX) },
-        LogicalMessage::Heartbeat { promise: Timestamp(i64::MAX), horizon: Timestamp(i64::MAX) },
+        LogicalMessage::Heartbeat {
+            promise: Timestamp(i64::MAX),
+            horizon: Timestamp(i64::MAX),
+            beyond: Timestamp(i64::MAX),
+            without: 0,
+        },
         LogicalMessage::Version(Version {
             relation: table,
             change: Replacing::Update,

@@ -3,10 +3,11 @@
 //! The counters are atomics and need no lock: the apply worker writes each of them alone, and readers take what is there. A
 //! reader may see the counters of one moment beside those of the next, which a view on progress can bear.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use meld_core::conflict::ConflictType;
+use meld_core::horizon::Without;
 use meld_core::time::Timestamp;
 
 use super::SUBSCRIPTIONS;
@@ -65,6 +66,9 @@ pub struct Heard {
     /// Counts here: everything that the provider sent before it is durable.
     promise: AtomicI64,
     horizon: AtomicI64,
+    /// The horizon without those that the provider has left behind, and who these are: 0 while the two are changed.
+    beyond: AtomicI64,
+    without: AtomicU64,
     /// The provider's horizon at this point of the stream.
     streamed_horizon: AtomicI64,
     /// When a heartbeat last counted, by the clock here; 0 if none did.
@@ -74,8 +78,24 @@ pub struct Heard {
 impl Default for Heard {
     fn default() -> Heard {
         let nothing = || AtomicI64::new(Timestamp::MIN.0);
-        Heard { promise: nothing(), horizon: nothing(), streamed_horizon: nothing(), at: AtomicI64::new(0) }
+        Heard {
+            promise: nothing(),
+            horizon: nothing(),
+            beyond: nothing(),
+            without: AtomicU64::new(0),
+            streamed_horizon: nothing(),
+            at: AtomicI64::new(0),
+        }
     }
+}
+
+/// What a heartbeat says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Announcement {
+    pub promise: Timestamp,
+    pub horizon: Timestamp,
+    pub beyond: Timestamp,
+    pub without: Without,
 }
 
 impl Heard {
@@ -85,9 +105,12 @@ impl Heard {
     }
 
     /// Everything before the heartbeat is durable.
-    pub fn counts(&self, promise: Timestamp, horizon: Timestamp, now: Timestamp) {
-        self.promise.fetch_max(promise.0, Relaxed);
-        self.horizon.fetch_max(horizon.0, Relaxed);
+    pub fn counts(&self, heard: Announcement, now: Timestamp) {
+        self.promise.fetch_max(heard.promise.0, Relaxed);
+        self.horizon.fetch_max(heard.horizon.0, Relaxed);
+        self.without.store(0, SeqCst);
+        self.beyond.store(heard.beyond.0, SeqCst);
+        self.without.store(heard.without.word(), SeqCst);
         self.at.store(now.0, Relaxed);
     }
 
@@ -104,6 +127,15 @@ impl Heard {
         Timestamp(self.horizon.load(Relaxed))
     }
 
+    /// The horizon without those that the provider has left behind, and who these are.
+    pub fn beyond(&self) -> (Timestamp, Without) {
+        let without = self.without.load(SeqCst);
+        let beyond = self.beyond.load(SeqCst);
+        // changed meanwhile: the next look will do
+        let is_one = without == self.without.load(SeqCst);
+        (Timestamp(beyond), Without::from_word(if is_one { without } else { 0 }))
+    }
+
     pub fn streamed_horizon(&self) -> Timestamp {
         Timestamp(self.streamed_horizon.load(Relaxed))
     }
@@ -114,7 +146,8 @@ impl Heard {
     }
 
     fn clear(&self) {
-        for time in [&self.promise, &self.horizon, &self.streamed_horizon] {
+        self.without.store(0, SeqCst);
+        for time in [&self.promise, &self.horizon, &self.beyond, &self.streamed_horizon] {
             time.store(Timestamp::MIN.0, Relaxed);
         }
         self.at.store(0, Relaxed);

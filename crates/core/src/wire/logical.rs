@@ -29,6 +29,10 @@ pub enum LogicalMessage {
         promise: Timestamp,
         /// The smallest promise that this node has heard from all others.
         horizon: Timestamp,
+        /// The same, of all but those that it has left behind.
+        beyond: Timestamp,
+        /// Those, as [`crate::horizon::Without`]; 0 for none.
+        without: u64,
     },
     /// Never sent as it is, like all that follow: [`super::Message`] has kinds of their own for them.
     Removal(RemovalNote),

@@ -54,6 +54,8 @@ pub fn one_of_each() -> Vec<(&'static str, Message)> {
             logical(LogicalMessage::Heartbeat {
                 promise: Timestamp(800_000_000_000_000),
                 horizon: Timestamp(799_999_999_999_000),
+                beyond: Timestamp(799_999_999_999_500),
+                without: 3,
             }),
         ),
         (
@@ -282,7 +284,9 @@ fn any_logical() -> impl Strategy<Value = LogicalMessage> {
     prop_oneof![
         any::<u64>().prop_map(|lsn| LogicalMessage::SyncEvent { lsn: Lsn(lsn) }),
         any_version(),
-        (timestamp(), timestamp()).prop_map(|(promise, horizon)| LogicalMessage::Heartbeat { promise, horizon }),
+        (timestamp(), timestamp(), timestamp(), any::<u64>()).prop_map(|(promise, horizon, beyond, without)| {
+            LogicalMessage::Heartbeat { promise, horizon, beyond, without }
+        }),
         (any_removal(), any::<bool>(), any::<u64>()).prop_map(|(removal, row_goes, fingerprint)| {
             LogicalMessage::Removal(RemovalNote { removal, row_goes, fingerprint })
         }),
