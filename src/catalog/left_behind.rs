@@ -36,13 +36,16 @@ pub fn of(node: NodeId) -> Result<Option<LeftBehind>> {
 
 /// Notes that rows deleted up to `forgotten` are forgotten without a member that had announced a promise and a horizon.
 pub fn note(node: NodeId, promise: Timestamp, horizon: Timestamp, forgotten: Timestamp) -> Result<()> {
-    let sql = "INSERT INTO meld.left_behind AS l (node_id, promise, horizon, forgotten) \
-               SELECT $1, coalesce($2, '-infinity'), coalesce($3, '-infinity'), $4 \
-               ON CONFLICT (node_id) DO UPDATE SET forgotten = greatest(l.forgotten, excluded.forgotten)";
     let time = |time: Timestamp| TimestampWithTimeZone::try_from(time.0).ok();
     let finite = |of: Timestamp| time(of).filter(|_| of != Timestamp::MIN);
     let args = [i32::from(node.0).into(), finite(promise).into(), finite(horizon).into(), time(forgotten).into()];
-    query::execute(sql, &args)
+    // a catalog table takes no ON CONFLICT; the manager of the database is the only one that writes
+    let insert = "INSERT INTO meld.left_behind (node_id, promise, horizon, forgotten) \
+                  SELECT $1, coalesce($2, '-infinity'), coalesce($3, '-infinity'), $4 \
+                  WHERE NOT EXISTS (SELECT FROM meld.left_behind WHERE node_id = $1)";
+    query::execute(insert, &args)?;
+    let raise = "UPDATE meld.left_behind SET forgotten = $2 WHERE node_id = $1 AND forgotten < $2";
+    query::execute(raise, &[i32::from(node.0).into(), time(forgotten).into()])
 }
 
 /// The member is to be set up anew.
