@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use meld_cluster_tests::{Cluster, compare, mesh, settle};
+use meld_cluster_tests::{Cluster, compare, mesh, settle, wait};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -129,6 +129,22 @@ fn an_update_may_come_before_its_row() {
     assert_eq!(counters(&cluster), "");
     n2.batch("INSERT INTO t VALUES (1, 'again', 1)");
     assert_eq!(counters(&cluster), "1:1");
+    cluster.finish();
+}
+
+/// When all have confirmed a delete, its author says that its residue does not count, and nothing of it is kept.
+#[test]
+fn a_residue_is_given_up_when_all_have_confirmed_the_delete() {
+    let cluster = start_with_row("delta_given_up");
+    cluster.node(2).batch("DELETE FROM t");
+    settle::settle(&cluster);
+    for node in cluster.nodes() {
+        let kept =
+            || node.value::<i64>("SELECT (SELECT count(*) FROM meld.tombstone) + (SELECT count(*) FROM meld.void)");
+        wait::until_value("nothing to be kept", kept, |kept| *kept == 0);
+    }
+    cluster.node(3).batch("INSERT INTO t VALUES (1, 'new', 3)");
+    assert_eq!(counters(&cluster), "1:3");
     cluster.finish();
 }
 
