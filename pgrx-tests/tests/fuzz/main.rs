@@ -49,7 +49,7 @@ fn seeds() -> Vec<u64> {
 fn run(seed: u64, duration: Duration) {
     let mut random = StdRng::seed_from_u64(seed);
     let cluster = Plan::new("fuzz", 3).own_clocks().setting("max_prepared_transactions = 20").start();
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         // its transactions are applied five seconds late, and so is all that follows them
         let node = cluster.node(random.random_range(1..=3));
         node.set_clock(AHEAD_MS);
