@@ -1,8 +1,8 @@
 //! What a subscriber asks for when the stream left a value or a row out: `fetch_row`.
 
-use meld_core::apply::LocalStamp;
 use meld_core::ids::Xid;
 use meld_core::value::Value;
+use meld_core::version::LocalStamp;
 use pgrx::prelude::*;
 
 use super::args;

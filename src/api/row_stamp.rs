@@ -1,7 +1,7 @@
 //! `row_stamp`: when and where a row was last written, or deleted, as this node knows it.
 
-use meld_core::apply::LocalStamp;
 use meld_core::time::Timestamp;
+use meld_core::version::LocalStamp;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 

@@ -5,9 +5,9 @@
 //! by the transaction that writes the version; so either it is found beside the version, or the row is looked at once
 //! more, and if the version is still there, it has none.
 
-use meld_core::apply::LocalStamp;
 use meld_core::ids::NodeId;
 use meld_core::time::{Stamp, Timestamp};
+use meld_core::version::LocalStamp;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::overrides::Overrides;

@@ -6,9 +6,9 @@
 
 use std::collections::HashMap;
 
-use meld_core::apply::LocalStamp;
 use meld_core::ids::NodeId;
 use meld_core::time::{Stamp, Timestamp};
+use meld_core::version::LocalStamp;
 
 use pgrx::prelude::PgSqlErrorCode;
 

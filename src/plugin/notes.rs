@@ -7,10 +7,10 @@
 //!
 //! Everybody may write messages into WAL, under meld's prefix as well: what this node has not sealed is ignored.
 
-use meld_core::apply::Replaced;
 use meld_core::ids::RelId;
 use meld_core::lsn::Lsn;
 use meld_core::value::Tuple;
+use meld_core::version::Replaced;
 use meld_core::wire::{LogicalMessage, Message, RemovalNote, Replacing, Version};
 
 use crate::log::Result;

@@ -1,8 +1,8 @@
 //! The trigger's function: a version message for a row that another node wrote, or that has counters.
 
-use meld_core::apply::Replaced;
 use meld_core::time::Stamp;
 use meld_core::value::Tuple;
+use meld_core::version::Replaced;
 use meld_core::wire::Version;
 
 use super::{deaths, origins};

@@ -5,8 +5,8 @@
 //! void. Two nodes may do that at once, so a void is a register per (key, tombstone): the larger stamp's counts, and it is
 //! counted as one subtraction however many there were.
 
-use crate::apply::LocalStamp;
 use crate::time::Stamp;
+use crate::version::LocalStamp;
 
 /// Whether a void takes the place of the one that the register holds.
 pub fn void_counts(by: Stamp, registered: Option<Stamp>) -> bool {

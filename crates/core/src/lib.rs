@@ -5,7 +5,6 @@
 //! on input from a peer.
 #![forbid(unsafe_code)]
 
-pub mod apply;
 pub mod clock;
 pub mod conflict;
 pub mod converge;
@@ -19,4 +18,5 @@ pub mod names;
 pub mod time;
 pub mod tombstone;
 pub mod value;
+pub mod version;
 pub mod wire;

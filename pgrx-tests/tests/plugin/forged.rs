@@ -1,12 +1,12 @@
 //! Messages that a user writes under meld's prefix: they do nothing, and are counted and reported.
 
 use meld_cluster_tests::{Node, log_scan};
-use meld_core::apply::Replaced;
 use meld_core::conflict::ConflictType;
 use meld_core::ids::{NodeId, RelId, Xid};
 use meld_core::lsn::Lsn;
 use meld_core::time::{Stamp, Timestamp};
 use meld_core::value::{Tuple, Value};
+use meld_core::version::Replaced;
 use meld_core::wire::{
     Contribution, LogicalMessage, Message, Removal, RemovalNote, Replacing, Secret, Version, Void, codec,
 };

@@ -1,9 +1,8 @@
 //! The convergence rule in full: what an incoming change, removal or truncate does to a node, and what has to be
 //! committed before it can.
 //!
-//! `apply` is the foundation of this rule, for rows that are here or not. This module has tombstones, exact conflicts,
-//! left-out values, counters, unique indexes and foreign keys too, over a wider port; it takes the place of `apply` when
-//! the heap store implements that port.
+//! Rows and tombstones, exact conflicts, left-out values, counters, unique indexes and foreign keys, over a port with two
+//! implementations: the heap of a server, and the memory of the simulator.
 //!
 //! A transaction of another node is applied like this, all in one local transaction:
 //!

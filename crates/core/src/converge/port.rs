@@ -10,7 +10,7 @@
 use crate::conflict::{Conflict, ConflictType};
 use crate::time::Stamp;
 
-pub use crate::apply::{LocalStamp, Operation, Replaced};
+pub use crate::version::{LocalStamp, Operation, Replaced};
 
 /// The incoming change of a row, as far as the rule looks at it. An UPDATE that changes the key is a DELETE of the old
 /// key and an INSERT of the new one.

@@ -15,9 +15,9 @@ use super::error::{FrameTooLarge, ProtocolError};
 use super::message::Message;
 use super::row::RowChange;
 use super::version::SUPPORTED;
-use crate::apply::Replaced;
 use crate::ids::RelId;
 use crate::value::{Tuple, Value};
+use crate::version::Replaced;
 
 const SEQUENCE_AT: usize = 1;
 const CHECKSUM_AT: usize = 9;

@@ -7,11 +7,11 @@
 use bincode::{Decode, Encode};
 
 use super::message::{Contribution, Removal, Void, optional};
-use crate::apply::Replaced;
 use crate::ids::RelId;
 use crate::lsn::Lsn;
 use crate::time::Timestamp;
 use crate::value::Tuple;
+use crate::version::Replaced;
 
 /// A message of meld's own that a node wrote into its WAL.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]

@@ -11,12 +11,12 @@
 
 use bincode::{Decode, Encode};
 
-use crate::apply::Replaced;
 use crate::conflict::ConflictType;
 use crate::ids::{NodeId, NodeIdentity, RelId, Xid};
 use crate::lsn::Lsn;
 use crate::time::{Stamp, Timestamp};
 use crate::value::Tuple;
+use crate::version::Replaced;
 use crate::wire::logical::LogicalMessage;
 
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]

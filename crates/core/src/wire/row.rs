@@ -9,9 +9,9 @@ use bincode::enc::write::Writer;
 use bincode::enc::{Encode, Encoder};
 use bincode::error::{DecodeError, EncodeError};
 
-use crate::apply::Replaced;
 use crate::ids::RelId;
 use crate::value::{Tuple, Value};
+use crate::version::Replaced;
 
 /// A cell up to this is a byte of its own: bincode marks longer integers with the bytes above.
 const LAST_ONE_BYTE_CELL: u8 = 250;

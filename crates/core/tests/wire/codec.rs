@@ -1,8 +1,8 @@
 //! Messages to bytes and back.
 
-use meld_core::apply::Replaced;
 use meld_core::ids::RelId;
 use meld_core::value::{Tuple, Value};
+use meld_core::version::Replaced;
 use meld_core::wire::codec::{decode, encode};
 use meld_core::wire::*;
 use proptest::prelude::*;

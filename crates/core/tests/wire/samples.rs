@@ -1,11 +1,11 @@
 //! Messages to test with: one of each kind by hand, and any by proptest.
 
-use meld_core::apply::Replaced;
 use meld_core::conflict::ConflictType;
 use meld_core::ids::{NodeId, NodeIdentity, RelId, Xid};
 use meld_core::lsn::Lsn;
 use meld_core::time::{Stamp, Timestamp};
 use meld_core::value::{Tuple, Value};
+use meld_core::version::Replaced;
 use meld_core::wire::*;
 use proptest::collection::vec;
 use proptest::option;
