@@ -140,7 +140,7 @@ impl Worker {
             // a keepalive that brings no position is no event
             self.note_clock()?;
             if self.transaction.is_none() {
-                process::report_statistics();
+                process::report_statistics(false);
             }
             let is_waiting = self.feedback.is_waiting() || self.heartbeats.is_waiting();
             let timeout = if is_waiting { FLUSH_POLL } else { IDLE_POLL };
@@ -258,7 +258,7 @@ impl Worker {
                 if let Some(transaction) = self.transaction.take() {
                     self.count(&transaction.counts, commit.commit_ts);
                 }
-                process::report_statistics();
+                process::report_statistics(false);
                 Ok(())
             }
             Message::Logical(LogicalMessage::SyncEvent { lsn }) => {
@@ -268,6 +268,10 @@ impl Worker {
             Message::Logical(LogicalMessage::Heartbeat { promise, horizon, beyond, without }) => {
                 let without = Without::from_word(without);
                 self.heartbeats.hear(Announcement { promise, horizon, beyond, without });
+                // once a second
+                if self.transaction.is_none() {
+                    process::report_statistics(true);
+                }
                 Ok(())
             }
             // the provider makes something else of them

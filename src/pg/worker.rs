@@ -213,11 +213,12 @@ pub fn report_activity(activity: Option<&str>) {
     }
 }
 
-/// Lets the server know what this worker has written, for its statistics and for autovacuum; at most once a second does
-/// that cost anything. Outside of a transaction.
-pub fn report_statistics() {
-    // SAFETY: main thread, outside of a transaction; `false`: not more often than the server likes
-    unsafe { pg_sys::pgstat_report_stat(false) };
+/// Lets the server know what this worker has written, for its statistics and for autovacuum. Outside of a transaction.
+/// Without `force` it is put off if the last transaction ended within a second of the last report. The server goes by
+/// that end, not by the clock: in a worker that then has no more transactions only `force` brings the rest.
+pub fn report_statistics(force: bool) {
+    // SAFETY: main thread, outside of a transaction
+    unsafe { pg_sys::pgstat_report_stat(force) };
 }
 
 /// Text for C: what follows a NUL is cut off, since names and reports have none.

@@ -171,7 +171,7 @@ impl Manager {
     /// Tells the others what they can count on. What went wrong is tried again with the next heartbeat.
     fn beat(&mut self) {
         let retention = Duration::from_secs(settings::TOMBSTONE_RETENTION_S.get().unsigned_abs().into());
-        worker::report_statistics();
+        worker::report_statistics(false);
         let outcome = trap(|| match self.heart.beat(&self.subscriptions, retention)? {
             Some(beat) => self.collector.go(&beat, &self.subscriptions),
             None => Ok(()),
