@@ -129,6 +129,8 @@ fn expect_faults(cluster: &Cluster) {
         for words in [
             "WARNING:  clock of node ",
             "deadlock detected",
+            // a stalled link, to connect by or to fetch by
+            "timed out after",
             "could not receive data",
             "terminating background worker",
             "connection to client lost",
