@@ -29,6 +29,8 @@ pub struct Program {
     pub writes: Vec<Option<(usize, Write)>>,
     /// How it must end.
     pub world: World,
+    /// How it may end on a node that has dropped the tombstone of the base, which all have confirmed.
+    pub forgotten: World,
 }
 
 pub const BASE: Stamp = Stamp { at: 0, node: 1 };
@@ -57,9 +59,9 @@ fn begin(nodes: usize, base: Base) -> World {
 pub fn all(nodes: usize, schedule: &[Step], bases: &[Base]) -> Vec<Program> {
     let mut programs = Vec::new();
     for &base in bases {
-        let program = Program { base, writes: Vec::new(), world: begin(nodes, base) };
-        extend(program, schedule, &|_, write| is_plain(write), &mut programs);
-        let program = Program { base, writes: Vec::new(), world: begin(nodes, base) };
+        let forgotten = begin(nodes, if base == Base::Dead { Base::Absent } else { base });
+        let program = Program { base, writes: Vec::new(), world: begin(nodes, base), forgotten };
+        extend(program.clone(), schedule, &|_, write| is_plain(write), &mut programs);
         extend(program, schedule, &|slot, _| slot < 2, &mut programs);
     }
     // what one node does alone is no conflict
@@ -83,6 +85,7 @@ fn extend(program: Program, rest: &[Step], allowed: &impl Fn(usize, Write) -> bo
     match *step {
         Step::Deliver(from, to) => {
             program.world.deliver(from, to);
+            program.forgotten.deliver(from, to);
             extend(program, rest, allowed, programs);
         }
         Step::Write => {
@@ -96,6 +99,7 @@ fn extend(program: Program, rest: &[Step], allowed: &impl Fn(usize, Write) -> bo
                     is_last = false;
                     let mut next = program.clone();
                     next.world.write(stamp_of(slot, place), write);
+                    next.forgotten.write(stamp_of(slot, place), write);
                     next.writes.push(Some((place, write)));
                     extend(next, rest, allowed, programs);
                 }
