@@ -10,10 +10,14 @@ const HOUR_MS: i64 = 3_600_000;
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 const AHEAD: &str = "WARNING:  clock of node 2 is ";
 
+/// What a manager says that can't write its heartbeat.
+const STEPPED_BACK: &str = "cannot commit because the clock of this server was stepped back";
+
 /// Two nodes; the clock of the second is ahead by this when they are connected.
 fn two_nodes(name: &str, ahead_ms: i64, settings: &[&str]) -> Cluster {
     let plan = settings.iter().fold(Plan::new(name, 2).own_clocks(), |plan, line| plan.setting(line));
     let cluster = plan.start();
+    cluster.expect_log(STEPPED_BACK);
     cluster.node(2).set_clock(ahead_ms);
     mesh::connect_all(&cluster);
     mesh::replicate(&cluster, TABLE);
@@ -23,6 +27,7 @@ fn two_nodes(name: &str, ahead_ms: i64, settings: &[&str]) -> Cluster {
 /// One node alone.
 fn one_node(name: &str) -> Cluster {
     let cluster = Plan::new(name, 1).own_clocks().start();
+    cluster.expect_log(STEPPED_BACK);
     mesh::create_node(cluster.node(1));
     mesh::replicate(&cluster, TABLE);
     cluster
@@ -209,6 +214,7 @@ fn a_crash_takes_no_commit_out_of_the_high_water() {
 fn timestamps_rise_over_crashes_and_steps() {
     let cluster = Plan::new("rising", 1).own_clocks().setting("max_prepared_transactions = 10").start();
     let n1 = cluster.node(1);
+    cluster.expect_log(STEPPED_BACK);
     mesh::create_node(n1);
     mesh::replicate(&cluster, "CREATE TABLE counter (id int PRIMARY KEY, n int); CREATE TABLE log (n int PRIMARY KEY)");
     n1.batch("INSERT INTO counter VALUES (1, 0)");

@@ -198,7 +198,9 @@ fn delete_exists(first: usize) {
         &loser,
         expected("delete_exists", "keep_local", Some((&winner.stamp, won.clone())), (&loser, None)),
     );
-    assert_history(early, &winner, expected("update_missing", "apply_remote", None, (&winner, Some(won))));
+    let mut deleted = expected("update_deleted", "apply_remote", None, (&winner, Some(won)));
+    deleted.local = Some(Side { stamp: loser.stamp.clone(), row: None });
+    assert_history(early, &winner, deleted);
     cluster.finish();
 }
 
@@ -278,7 +280,7 @@ fn key_changes_meet_conflicts_on_both_keys() {
     assert_eq!(rows, "1late 2moved", "the later write of each key wins");
     let kinds = |node: &Node| -> Vec<String> { resolutions::of(node, "t").into_iter().map(|r| r.conflict).collect() };
     assert_eq!(kinds(n2), ["delete_exists", "insert_exists"]);
-    assert_eq!(kinds(n1), ["insert_exists", "update_missing"]);
+    assert_eq!(kinds(n1), ["insert_exists", "update_deleted"]);
     cluster.finish();
 }
 

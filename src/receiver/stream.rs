@@ -186,8 +186,11 @@ impl<'a> Stream<'a> {
         self.control.told(positions.flushed);
         self.sent = Some((positions, now));
         self.reply_at = None;
-        self.next_status =
-            now + self.question.pause().map_or(self.status_interval, |pause| pause.min(self.status_interval));
+        // what is told in between does not put the timer off: the provider is asked for the time with it
+        if now >= self.next_status {
+            self.next_status =
+                now + self.question.pause().map_or(self.status_interval, |pause| pause.min(self.status_interval));
+        }
         sent
     }
 
