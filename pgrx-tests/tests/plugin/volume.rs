@@ -15,7 +15,8 @@ fn a_large_transaction_is_packed_into_frames_that_a_walsender_sends_alike() {
     node.batch("CREATE TABLE t (id int PRIMARY KEY, a text); CREATE TABLE skipped (id int)");
     node.batch(&add_to_set("default", "t"));
     create_slot(node, "sql");
-    create_slot(node, "walsender");
+    // from the same place, whatever heartbeats come
+    node.batch("SELECT pg_copy_logical_replication_slot('sql', 'walsender')");
     node.batch("INSERT INTO t SELECT i, 'row number ' || i FROM generate_series(1, 100000) i");
     node.batch("INSERT INTO skipped SELECT i FROM generate_series(1, 100000) i");
     node.batch("INSERT INTO t VALUES (0, repeat('x', 1000000))");
