@@ -5,7 +5,6 @@
 //! own description of the table (`decoded`): one value for each column that is neither dropped nor generated.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
@@ -21,7 +20,7 @@ use super::counter::{Amount, CounterType};
 use super::decoded::PublishedColumn;
 use super::decoding_session::TextFormats;
 use super::historic::{self, Key};
-use super::invalidation::Invalidations;
+use super::invalidation::TableCache;
 use super::row_key;
 use crate::log::{Failure, Result};
 
@@ -37,14 +36,8 @@ pub struct DeltaColumn {
 /// The delta columns of a table, in the order of its columns; usually none.
 pub type DeltaColumns = Rc<[DeltaColumn]>;
 
-#[derive(Default)]
-struct Known {
-    tables: HashMap<RelId, DeltaColumns>,
-    invalidations: Option<Invalidations>,
-}
-
 thread_local! {
-    static KNOWN: RefCell<Known> = RefCell::default();
+    static KNOWN: RefCell<TableCache<DeltaColumns>> = RefCell::default();
 }
 
 /// Numbers of the columns that are marked as counters, from 1, in the catalog as it is at the moment: while WAL is
@@ -73,20 +66,9 @@ pub fn mark(description: &mut RelationDescription, columns: &[PublishedColumn]) 
 pub(super) unsafe fn of(relation: pg_sys::Relation) -> Result<DeltaColumns> {
     // SAFETY: see above
     let table = RelId(unsafe { (*relation).rd_id }.to_u32());
-    let known = KNOWN.with_borrow_mut(|known| {
-        let changed = known.invalidations.get_or_insert_with(Invalidations::listen).take();
-        if let Some(changed) = changed {
-            if changed.all_relations {
-                known.tables.clear();
-            }
-            changed.relations.iter().for_each(|relation| drop(known.tables.remove(relation)));
-        }
-        known.tables.get(&table).cloned()
-    });
-    if let Some(columns) = known {
+    if let Some(columns) = KNOWN.with_borrow_mut(|known| known.get(table)) {
         return Ok(columns);
     }
-    // what comes in meanwhile is seen by the next look
     let marked = marked(table)?;
     // SAFETY: the relation stays open
     let descriptor = unsafe { pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att) };
@@ -96,7 +78,7 @@ pub(super) unsafe fn of(relation: pg_sys::Relation) -> Result<DeltaColumns> {
         Some(DeltaColumn { attribute, kind: CounterType::of(column.atttypid)?, type_modifier: column.atttypmod })
     };
     let columns: DeltaColumns = marked.iter().filter_map(column).collect();
-    KNOWN.with_borrow_mut(|known| known.tables.insert(table, columns.clone()));
+    KNOWN.with_borrow_mut(|known| known.insert(table, columns.clone()));
     Ok(columns)
 }
 

@@ -5,7 +5,7 @@
 //! only write into the inbox of each one that still lives, and its owner empties that between two uses of an entry.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::{Rc, Weak};
 
 use meld_core::ids::RelId;
@@ -57,6 +57,36 @@ impl Invalidations {
     pub fn take(&self) -> Option<Changed> {
         // a look first: this is asked once per change
         if self.inbox.borrow().is_none() { None } else { self.inbox.borrow_mut().take() }
+    }
+}
+
+/// What a process knows of tables, until one changes.
+pub struct TableCache<T> {
+    tables: HashMap<RelId, T>,
+    invalidations: Option<Invalidations>,
+}
+
+impl<T> Default for TableCache<T> {
+    fn default() -> TableCache<T> {
+        TableCache { tables: HashMap::new(), invalidations: None }
+    }
+}
+
+impl<T: Clone> TableCache<T> {
+    /// What is known of the table. What has changed since the last look is forgotten first.
+    pub fn get(&mut self, table: RelId) -> Option<T> {
+        if let Some(changed) = self.invalidations.get_or_insert_with(Invalidations::listen).take() {
+            if changed.all_relations {
+                self.tables.clear();
+            }
+            changed.relations.iter().for_each(|relation| drop(self.tables.remove(relation)));
+        }
+        self.tables.get(&table).cloned()
+    }
+
+    /// To be kept until the table changes: what comes in while it is looked up is seen by the next look.
+    pub fn insert(&mut self, table: RelId, known: T) {
+        self.tables.insert(table, known);
     }
 }
 

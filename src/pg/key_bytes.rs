@@ -8,7 +8,6 @@
 //! Used by the row trigger, by the apply worker, and by the functions that add tables to replication sets.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::rc::Rc;
 use std::slice;
@@ -17,7 +16,7 @@ use meld_core::ids::RelId;
 use pgrx::pg_sys;
 
 use super::Oid;
-use super::invalidation::Invalidations;
+use super::invalidation::TableCache;
 use super::row_key::{key_index, with_index};
 
 /// The bytes of a key. The empty one is no row's: it stands for all keys of a table.
@@ -131,18 +130,8 @@ impl KeyColumns {
     /// Arrays as wide as the table's rows, with values of its columns. What is decompressed goes into the current memory
     /// context.
     pub(super) unsafe fn encode(&self, values: *const pg_sys::Datum, nulls: *const bool) -> Option<RowKey> {
-        let mut bytes = Vec::with_capacity(16);
-        let is_only = self.columns.len() == 1;
-        for column in &self.columns {
-            // SAFETY: within the arrays
-            unsafe {
-                if *nulls.add(column.place) {
-                    return None;
-                }
-                append(&mut bytes, *values.add(column.place), column.form, is_only);
-            }
-        }
-        Some(RowKey(bytes))
+        // SAFETY: within the arrays
+        unsafe { self.join(|place| (!*nulls.add(place)).then(|| *values.add(place))) }
     }
 
     /// The key of a stored row.
@@ -150,18 +139,24 @@ impl KeyColumns {
     /// # Safety
     /// A row of the table, with its descriptor.
     pub(super) unsafe fn of_tuple(&self, row: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) -> Option<RowKey> {
+        let value = |place: usize| {
+            let mut is_null = true;
+            // SAFETY: the row has the column
+            let value = unsafe { pg_sys::heap_getattr(row, place as i32 + 1, descriptor, &mut is_null) };
+            (!is_null).then_some(value)
+        };
+        // SAFETY: see above
+        unsafe { self.join(value) }
+    }
+
+    /// # Safety
+    /// `value` gives the columns' values by their places in a row of the table; none for null.
+    unsafe fn join(&self, value: impl Fn(usize) -> Option<pg_sys::Datum>) -> Option<RowKey> {
         let mut bytes = Vec::with_capacity(16);
         let is_only = self.columns.len() == 1;
         for column in &self.columns {
-            let mut is_null = true;
-            // SAFETY: the row has the column
-            unsafe {
-                let value = pg_sys::heap_getattr(row, column.place as i32 + 1, descriptor, &mut is_null);
-                if is_null {
-                    return None;
-                }
-                append(&mut bytes, value, column.form, is_only);
-            }
+            // SAFETY: a value of that column
+            unsafe { append(&mut bytes, value(column.place)?, column.form, is_only) };
         }
         Some(RowKey(bytes))
     }
@@ -210,32 +205,16 @@ pub fn column_without_bytes(table: Oid) -> Option<String> {
 pub(super) unsafe fn known(relation: pg_sys::Relation) -> Option<Rc<KeyColumns>> {
     // SAFETY: see above
     let table = RelId(unsafe { (*relation).rd_id }.to_u32());
-    let known = KNOWN.with_borrow_mut(|known| {
-        let changed = known.invalidations.get_or_insert_with(Invalidations::listen).take();
-        if let Some(changed) = changed {
-            if changed.all_relations {
-                known.tables.clear();
-            }
-            changed.relations.iter().for_each(|relation| drop(known.tables.remove(relation)));
-        }
-        known.tables.get(&table).cloned()
-    });
-    known.unwrap_or_else(|| {
+    KNOWN.with_borrow_mut(|known| known.get(table)).unwrap_or_else(|| {
         // SAFETY: see above. Nothing is borrowed meanwhile: a look-up may take in invalidations
         let columns = unsafe { KeyColumns::of(relation) }.and_then(Result::ok).map(Rc::new);
-        KNOWN.with_borrow_mut(|known| known.tables.insert(table, columns.clone()));
+        KNOWN.with_borrow_mut(|known| known.insert(table, columns.clone()));
         columns
     })
 }
 
-#[derive(Default)]
-struct Known {
-    tables: HashMap<RelId, Option<Rc<KeyColumns>>>,
-    invalidations: Option<Invalidations>,
-}
-
 thread_local! {
-    static KNOWN: RefCell<Known> = RefCell::default();
+    static KNOWN: RefCell<TableCache<Option<Rc<KeyColumns>>>> = RefCell::default();
 }
 
 /// # Safety
@@ -295,7 +274,7 @@ unsafe fn append(bytes: &mut Vec<u8>, value: pg_sys::Datum, form: Form, is_only:
             Form::Fixed(length) => bytes.extend_from_slice(slice::from_raw_parts(value.cast_mut_ptr(), length)),
             Form::CString => variable(bytes, CStr::from_ptr(value.cast_mut_ptr()).to_bytes(), is_only),
             Form::Varlena => variable(bytes, content(value), is_only),
-            Form::Padded => variable(bytes, content(value).trim_ascii_end_blanks(), is_only),
+            Form::Padded => variable(bytes, without_blanks_at_end(content(value)), is_only),
         }
     }
 }
@@ -310,15 +289,9 @@ unsafe fn content<'a>(value: pg_sys::Datum) -> &'a [u8] {
     }
 }
 
-trait Blanks {
-    fn trim_ascii_end_blanks(&self) -> &[u8];
-}
-
-impl Blanks for [u8] {
-    fn trim_ascii_end_blanks(&self) -> &[u8] {
-        let length = self.iter().rposition(|&byte| byte != b' ').map_or(0, |last| last + 1);
-        &self[..length]
-    }
+fn without_blanks_at_end(text: &[u8]) -> &[u8] {
+    let length = text.iter().rposition(|&byte| byte != b' ').map_or(0, |last| last + 1);
+    &text[..length]
 }
 
 fn integer(bytes: &mut Vec<u8>, value: u64, length: usize) {
