@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
-use meld_core::ids::RelId;
+use meld_core::ids::{RelId, Xid};
 use meld_core::time::Stamp;
 use meld_core::value::{Tuple, Value};
 use meld_core::wire::RelationDescription;
@@ -17,6 +17,7 @@ use crate::conflict::tombstones::Tombstones;
 use crate::conflict::voids::Voids;
 use crate::log::Result;
 use crate::pg::executor::{ChangeMemory, fire_triggers_at_once};
+use crate::pg::key_bytes::RowKey;
 use crate::pg::key_lock::{self, KeyLock};
 use crate::pg::origin::Writer;
 use crate::pg::target::{RowSide, Target};
@@ -124,6 +125,17 @@ impl Tables {
 
     pub fn end_change(&mut self, table: usize) {
         self.open[table].target.end_change(&self.memory);
+    }
+
+    /// Explicit stamp of a version in a table. The key is asked for only where any may have one.
+    pub fn explicit_stamp(
+        &mut self,
+        table: usize,
+        xmin: Xid,
+        key: impl FnOnce(&mut Target) -> Result<RowKey>,
+    ) -> Result<Option<Stamp>> {
+        let target = &mut self.open[table].target;
+        self.overrides.find_if_any(target.oid(), xmin, || key(target).map(Some))
     }
 
     /// The relation's description changed: its table is opened anew at the next change.

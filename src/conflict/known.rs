@@ -5,14 +5,13 @@
 //! by the transaction that writes the version; so either it is found beside the version, or the row is looked at once
 //! more, and if the version is still there, it has none.
 
-use meld_core::ids::NodeId;
-use meld_core::time::{Stamp, Timestamp};
+use meld_core::time::Stamp;
 use meld_core::version::LocalStamp;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::overrides::Overrides;
 use super::tombstones::Tombstones;
-use super::writers::Writers;
+use super::writers::{UNCOMMITTED, Writers};
 use crate::log::{Failure, Result};
 use crate::pg::present_row::PresentTable;
 
@@ -31,23 +30,20 @@ pub enum Known {
 /// The stamp of the row that is there, which `table` has found when this returns.
 pub fn live_stamp(table: &mut PresentTable, writers: &mut Writers) -> Result<Option<LocalStamp>> {
     let overrides = Overrides::default();
+    let stamp = settled_stamp(table, writers, &overrides)?;
+    overrides.close();
+    Ok(stamp)
+}
+
+fn settled_stamp(table: &mut PresentTable, writers: &mut Writers, overrides: &Overrides) -> Result<Option<LocalStamp>> {
     let mut seen = table.look();
     for _ in 0..MAX_ROUNDS {
-        let Some(version) = seen else {
-            overrides.close();
-            return Ok(None);
-        };
-        let explicit = match table.found_key() {
-            Some(key) if overrides.may_exist(table.oid())? => overrides.find(table.oid(), &key, version.xmin)?,
-            Some(_) | None => None,
-        };
-        if let Some(stamp) = explicit {
-            overrides.close();
+        let Some(version) = seen else { return Ok(None) };
+        if let Some(stamp) = overrides.find_if_any(table.oid(), version.xmin, || Ok(table.found_key()))? {
             return Ok(Some(LocalStamp::Known(stamp)));
         }
         seen = table.look();
         if seen == Some(version) {
-            overrides.close();
             return Ok(Some(writers.stamp(version.writer)?));
         }
     }
@@ -63,16 +59,15 @@ pub fn known(table: &mut PresentTable, writers: &mut Writers) -> Result<Known> {
         return Ok(Known::Live(stamp));
     }
     // what the transaction that asks has deleted has no stamp yet; it is larger than all others
-    let own = Stamp { commit_ts: Timestamp(i64::MAX), node: NodeId(u16::MAX) };
     let tombstones = Tombstones::default();
     let mut dead = None;
     if tombstones.may_exist(table.oid())? {
         if let Some(key) = table.asked_key() {
-            let kept = tombstones.find(table.oid(), &key, writers, own)?;
+            let kept = tombstones.find(table.oid(), &key, writers, UNCOMMITTED)?;
             dead = kept.and_then(|kept| kept.tombstone.grave).map(|grave| grave.stamp);
         }
-        dead = dead.max(tombstones.floor(table.oid(), writers, own)?);
+        dead = dead.max(tombstones.floor(table.oid(), writers, UNCOMMITTED)?);
     }
     tombstones.close();
-    Ok(dead.map_or(Known::Nothing, |stamp| Known::Dead((stamp != own).then_some(stamp))))
+    Ok(dead.map_or(Known::Nothing, |stamp| Known::Dead((stamp != UNCOMMITTED).then_some(stamp))))
 }

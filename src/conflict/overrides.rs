@@ -49,6 +49,22 @@ impl Overrides {
         Ok(stamp)
     }
 
+    /// The same, without asking for the key where no row of the table has one. No key: no explicit stamp.
+    pub fn find_if_any(
+        &self,
+        table: Oid,
+        xmin: Xid,
+        key: impl FnOnce() -> Result<Option<RowKey>>,
+    ) -> Result<Option<Stamp>> {
+        if !self.may_exist(table)? {
+            return Ok(None);
+        }
+        match key()? {
+            Some(key) => self.find(table, &key, xmin),
+            None => Ok(None),
+        }
+    }
+
     /// Gives the version that this transaction writes, or wrote, an explicit stamp.
     pub fn set(&mut self, table: Oid, key: &RowKey, stamp: Stamp) -> Result<()> {
         #[cfg(feature = "planted_fault")]
@@ -56,8 +72,7 @@ impl Overrides {
             return Ok(());
         }
         self.clear(table, key)?;
-        let cells = [Cell::Time(stamp.commit_ts), Cell::Int4(i32::from(stamp.node.0))];
-        self.rows.insert(table, key, &cells)?;
+        self.rows.insert(table, key, &Cell::stamp(Some(stamp)))?;
         gate::raise(table, Kind::Override);
         keyed::seen();
         Ok(())
@@ -65,13 +80,7 @@ impl Overrides {
 
     /// Removes what the key has, also if it means nothing any more.
     pub fn clear(&mut self, table: Oid, key: &RowKey) -> Result<()> {
-        let mut places = Vec::new();
-        self.rows.scan(table, Some(key), Sight::Committed, |row| {
-            places.push(row.place());
-            Ok(true)
-        })?;
-        for place in places {
-            self.rows.delete(place);
+        if self.rows.delete_key(table, key)? {
             keyed::seen();
         }
         Ok(())

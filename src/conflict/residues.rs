@@ -4,12 +4,12 @@
 //! node has confirmed the delete, its author says so himself, by a void in a transaction of its own, and the tombstone
 //! becomes a plain one. Runs in the manager of the database, before it collects tombstones.
 
-use meld_core::time::{Stamp, Timestamp};
+use meld_core::time::Timestamp;
 use meld_core::wire::Void;
 
 use super::tombstones::{Kept, NewTombstone, Tombstones};
 use super::voids::Voids;
-use super::writers::Writers;
+use super::writers::{UNCOMMITTED, Writers};
 use crate::catalog::residue;
 use crate::log::Result;
 use crate::pg::counter::Amount;
@@ -22,9 +22,6 @@ use crate::pg::{Oid, message};
 
 /// Keys in one transaction.
 const AT_MOST: i64 = 1000;
-
-/// No transaction of this node has this stamp, which none of its tombstones needs.
-const NOBODY: Stamp = Stamp { commit_ts: Timestamp(i64::MAX), node: meld_core::ids::NodeId(u16::MAX) };
 
 /// Announces void what tombstones of this node hold in these blocks of `meld.tombstone` (`to` not among them) and every node
 /// has confirmed: `confirmed` is what the collector may collect up to. In a transaction of its own, under no origin, which
@@ -66,12 +63,12 @@ struct Due<'d> {
 impl Due<'_> {
     /// Whether a void was announced.
     fn void(&mut self, tombstones: &mut Tombstones, voids: &mut Voids) -> Result<bool> {
-        let Some(kept) = tombstones.find(self.table, self.key, self.writers, NOBODY)? else { return Ok(false) };
+        let Some(kept) = tombstones.find(self.table, self.key, self.writers, UNCOMMITTED)? else { return Ok(false) };
         let residue = self.own.amounts(kept.residue.as_deref().unwrap_or_default())?;
         let is_zero = residue.iter().all(Amount::is_zero);
         let name = kept.tombstone.grave.map(|grave| grave.stamp);
         let is_void_already = match name {
-            Some(stamp) => voids.find(self.table, self.key, stamp, self.writers, NOBODY)?.is_some(),
+            Some(stamp) => voids.find(self.table, self.key, stamp, self.writers, UNCOMMITTED)?.is_some(),
             None => false,
         };
         let local = self.writers.local_node;

@@ -6,7 +6,7 @@
 //! last truncate, a tombstone of every key. The collector of the database's manager removes what no node needs any more.
 
 use meld_core::conflict::ConflictType;
-use meld_core::converge::{Grave, LocalStamp, covers};
+use meld_core::converge::{Grave, covers};
 use meld_core::time::{Stamp, Timestamp};
 use meld_core::tombstone::Tombstone;
 
@@ -107,14 +107,14 @@ impl Tombstones {
             Some(grave) => (!new.is_implied).then_some(grave.stamp),
         };
         let cause = new.grave.and_then(|grave| grave.removed).map(ConflictType::name);
-        let time = |stamp: Option<Stamp>| stamp.map_or(Cell::Null, |stamp| Cell::Time(stamp.commit_ts));
-        let node = |stamp: Option<Stamp>| stamp.map_or(Cell::Null, |stamp| Cell::Int4(i32::from(stamp.node.0)));
+        let [stamp_ts, stamp_node] = Cell::stamp(stamp);
+        let [since_ts, since_node] = Cell::stamp(new.since);
         let cells = [
-            time(stamp),
-            node(stamp),
+            stamp_ts,
+            stamp_node,
             cause.map_or(Cell::Null, Cell::Text),
-            time(new.since),
-            node(new.since),
+            since_ts,
+            since_node,
             new.key_values.map_or(Cell::Null, Cell::Texts),
             new.residue.map_or(Cell::Null, Cell::Texts),
         ];
@@ -137,13 +137,7 @@ impl Tombstones {
 
     /// Removes all tombstones of a key, whose row is back.
     pub fn forget(&mut self, table: Oid, key: &RowKey) -> Result<()> {
-        let mut places = Vec::new();
-        self.rows.scan(table, Some(key), Sight::Committed, |row| {
-            places.push(row.place());
-            Ok(true)
-        })?;
-        places.into_iter().for_each(|place| self.rows.delete(place));
-        Ok(())
+        self.rows.delete_key(table, key).map(drop)
     }
 
     /// A truncate with the stamp of the transaction in hand: the floor rises to it, and what it covers goes.
@@ -164,13 +158,7 @@ impl Tombstones {
 }
 
 fn read(row: &KeyedRow<'_>, writers: &mut Writers, own: Stamp) -> Result<Kept> {
-    let mut written_by = || -> Result<Stamp> {
-        Ok(match writers.stamp(row.writer())? {
-            LocalStamp::ThisTransaction => own,
-            // forgotten: not younger than the bound, which makes it win over what it may be older than
-            LocalStamp::Known(stamp) | LocalStamp::Before(stamp) => stamp,
-        })
-    };
+    let mut written_by = || writers.stamp_or_bound(row.writer(), own);
     let explicit = row.stamp(STAMP);
     let residue = row.texts(RESIDUE);
     let key_values = row.texts(KEY_VALUES);

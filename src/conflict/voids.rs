@@ -12,7 +12,6 @@ use crate::log::Result;
 use crate::pg::Oid;
 use crate::pg::key_bytes::RowKey;
 use crate::pg::keyed::{self, Cell, KeyedTable, Place, Sight};
-use meld_core::converge::LocalStamp;
 
 // columns of the table
 const TOMBSTONE: i32 = 3;
@@ -68,14 +67,9 @@ impl Voids {
             self.rows.delete(place);
             keyed::seen();
         }
-        let node = |stamp: Stamp| Cell::Int4(i32::from(stamp.node.0));
-        let cells = [
-            Cell::Time(tombstone.commit_ts),
-            node(tombstone),
-            by.map_or(Cell::Null, |by| Cell::Time(by.commit_ts)),
-            by.map_or(Cell::Null, node),
-            Cell::Texts(residue),
-        ];
+        let [tombstone_ts, tombstone_node] = Cell::stamp(Some(tombstone));
+        let [by_ts, by_node] = Cell::stamp(by);
+        let cells = [tombstone_ts, tombstone_node, by_ts, by_node, Cell::Texts(residue)];
         self.rows.insert(table, key, &cells)?;
         keyed::seen();
         Ok(())
@@ -96,10 +90,7 @@ impl Voids {
             }
             let by = match row.stamp(BY) {
                 Some(by) => by,
-                None => match writers.stamp(row.writer())? {
-                    LocalStamp::ThisTransaction => own,
-                    LocalStamp::Known(stamp) | LocalStamp::Before(stamp) => stamp,
-                },
+                None => writers.stamp_or_bound(row.writer(), own)?,
             };
             found = Some((Registered { by, residue: row.texts(RESIDUE).unwrap_or_default() }, row.place()));
             Ok(false)

@@ -18,6 +18,9 @@ use crate::log::{Failure, Result};
 use crate::pg::historic;
 use crate::pg::origin::Writer;
 
+/// Stands for the transaction at work where its stamp is not known yet: larger than all others.
+pub const UNCOMMITTED: Stamp = Stamp { commit_ts: Timestamp(i64::MAX), node: NodeId(u16::MAX) };
+
 /// Who is who among the origins of this server.
 #[derive(Debug)]
 pub struct Writers {
@@ -42,6 +45,15 @@ impl Writers {
             ));
         };
         Ok(Writers { local_node, node_of_origin: node_ids()? })
+    }
+
+    /// A stamp in any case: `own` for the transaction in hand. A forgotten one is not younger than its bound, which makes
+    /// it win over what it may be older than.
+    pub fn stamp_or_bound(&mut self, writer: Writer, own: Stamp) -> Result<Stamp> {
+        Ok(match self.stamp(writer)? {
+            LocalStamp::ThisTransaction => own,
+            LocalStamp::Known(stamp) | LocalStamp::Before(stamp) => stamp,
+        })
     }
 
     pub fn stamp(&mut self, writer: Writer) -> Result<LocalStamp> {

@@ -224,6 +224,17 @@ impl KeyedTable {
         Ok(())
     }
 
+    /// Removes all rows of a key; whether there were any.
+    pub fn delete_key(&self, relation: Oid, key: &RowKey) -> Result<bool> {
+        let mut places = Vec::new();
+        self.scan(relation, Some(key), Sight::Committed, |row| {
+            places.push(row.place());
+            Ok(true)
+        })?;
+        places.iter().for_each(|&place| self.delete(place));
+        Ok(!places.is_empty())
+    }
+
     /// Removes a row that a scan of this transaction has shown. The collector may have done so meanwhile; raises if
     /// anybody has changed it.
     pub fn delete(&self, place: Place) {
@@ -313,6 +324,14 @@ impl KeyedRow<'_> {
 }
 
 impl Cell<'_> {
+    /// A stamp in two columns, as [`KeyedRow::stamp`] reads it.
+    pub fn stamp(stamp: Option<Stamp>) -> [Cell<'static>; 2] {
+        match stamp {
+            Some(Stamp { commit_ts, node }) => [Cell::Time(commit_ts), Cell::Int4(i32::from(node.0))],
+            None => [Cell::Null, Cell::Null],
+        }
+    }
+
     fn datum(&self) -> Option<pg_sys::Datum> {
         match self {
             Cell::Null => None,

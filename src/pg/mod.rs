@@ -46,6 +46,7 @@ pub mod prepared;
 mod prepared_tests;
 pub mod present_row;
 pub mod promise;
+mod row_json;
 mod row_key;
 pub mod row_trigger;
 pub mod secret;

@@ -8,7 +8,6 @@
 //! the rights of the worker. After an error nothing here may be used again: the transaction's end frees it all.
 
 use std::cell::{Cell, OnceCell};
-use std::ffi::CStr;
 use std::mem::size_of;
 use std::ptr::null_mut;
 
@@ -26,11 +25,9 @@ use super::key_bytes::KeyColumns;
 use super::locate::{KeyIndex, RowLock, Snapshots, raw_xmin, writer_in};
 use super::names::table_oid;
 use super::origin::Writer;
+use super::row_json::json_of;
 use super::xact::Xact;
 use crate::log::{Failure, Result};
-
-/// `pg_catalog.row_to_json(record)`.
-const ROW_TO_JSON: pg_sys::Oid = pg_sys::Oid::from_u32(3155);
 
 /// The row that was found, and is in the local slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -325,12 +322,7 @@ impl Target {
     pub fn row_json(&self, side: RowSide) -> String {
         let slot = if side == RowSide::Remote { self.remote } else { self.local };
         // SAFETY: the slot holds a row; row_to_json takes a composite Datum and needs no more of its caller
-        unsafe {
-            let row = pg_sys::ExecFetchSlotHeapTupleDatum(slot);
-            let json = pg_sys::OidFunctionCall1Coll(ROW_TO_JSON, pg_sys::InvalidOid, row);
-            let text = pg_sys::text_to_cstring(json.cast_mut_ptr());
-            CStr::from_ptr(text).to_string_lossy().into_owned()
-        }
+        unsafe { json_of(pg_sys::ExecFetchSlotHeapTupleDatum(slot)) }
     }
 
     /// Names of the key columns.

@@ -11,13 +11,11 @@ use super::Oid;
 use super::key_bytes::{KeyColumns, RowKey};
 use super::names::table_oid;
 use super::origin::writer_of_row;
+use super::row_json::json_of;
 use super::row_key;
 use super::target::Found;
 use super::xact::Xact;
 use crate::log::Result;
-
-/// `pg_catalog.row_to_json(record)`.
-const ROW_TO_JSON: pg_sys::Oid = pg_sys::Oid::from_u32(3155);
 
 /// A table that nobody else can use until the transaction ends.
 pub struct DoomedTable {
@@ -123,8 +121,7 @@ impl DoomedRow<'_> {
         // SAFETY: as above; row_to_json takes a composite Datum and needs no more of its caller
         unsafe {
             let row = pg_sys::heap_copy_tuple_as_datum(self.tuple, (*self.table.relation).rd_att);
-            let json = pg_sys::OidFunctionCall1Coll(ROW_TO_JSON, pg_sys::InvalidOid, row);
-            CStr::from_ptr(pg_sys::text_to_cstring(json.cast_mut_ptr())).to_string_lossy().into_owned()
+            json_of(row)
         }
     }
 }

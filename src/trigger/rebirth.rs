@@ -8,13 +8,11 @@
 
 use meld_core::converge::LocalStamp;
 use meld_core::counter::{Rebirth, rebirth};
-use meld_core::ids::NodeId;
-use meld_core::time::{Stamp, Timestamp};
 use meld_core::wire::{Contribution, Void};
 
 use crate::conflict::tombstones::Tombstones;
 use crate::conflict::voids::Voids;
-use crate::conflict::writers::Writers;
+use crate::conflict::writers::{UNCOMMITTED, Writers};
 use crate::log::{Result, or_raise};
 use crate::pg::Oid;
 use crate::pg::born_row::BornRow;
@@ -25,9 +23,6 @@ use crate::pg::message;
 use crate::pg::row_trigger::is_replaying;
 
 crate::row_trigger_entry!(meld_counter_trigger, pg_finfo_meld_counter_trigger => crate::pg::born_row::run, look);
-
-/// Stands for the transaction at work, whose stamp is not known yet.
-const OWN: Stamp = Stamp { commit_ts: Timestamp(i64::MAX), node: NodeId(u16::MAX) };
 
 crate::row_trigger_entry!(meld_arrival_trigger, pg_finfo_meld_arrival_trigger => crate::pg::born_row::run_before, arriving);
 
@@ -59,16 +54,16 @@ fn born(row: &BornRow<'_>) -> Result<()> {
 
 fn over_tombstone(row: &BornRow<'_>, key: &RowKey, tombstones: &mut Tombstones) -> Result<()> {
     let mut writers = Writers::read_past_rights()?;
-    let Some(kept) = tombstones.find(row.table(), key, &mut writers, OWN)? else { return Ok(()) };
+    let Some(kept) = tombstones.find(row.table(), key, &mut writers, UNCOMMITTED)? else { return Ok(()) };
     let residue = row.amounts(kept.residue.as_deref().unwrap_or_default())?;
     if !residue.iter().all(Amount::is_zero) {
         let stamp = kept.tombstone.grave.map(|grave| match grave.stamp {
-            OWN => LocalStamp::ThisTransaction,
+            UNCOMMITTED => LocalStamp::ThisTransaction,
             stamp => LocalStamp::Known(stamp),
         });
         let mut voids = Voids::open()?;
         let is_void_already = match stamp {
-            Some(LocalStamp::Known(stamp)) => voids.find(row.table(), key, stamp, &mut writers, OWN)?.is_some(),
+            Some(LocalStamp::Known(stamp)) => voids.find(row.table(), key, stamp, &mut writers, UNCOMMITTED)?.is_some(),
             Some(LocalStamp::ThisTransaction | LocalStamp::Before(_)) | None => false,
         };
         match rebirth(stamp, false, is_void_already) {

@@ -59,10 +59,7 @@ fn note_other(row: &OldRow<'_>, mark: CommitMark, old_counters: Option<Tuple>) -
 fn explicit_stamp(row: &OldRow<'_>) -> Result<Option<Stamp>> {
     let table = Oid::from(row.relation().0);
     let overrides = Overrides::default();
-    let stamp = match overrides.may_exist(table)? {
-        true => row.row_key().map(|key| overrides.find(table, &key, row.xmin())).transpose()?.flatten(),
-        false => None,
-    };
+    let stamp = overrides.find_if_any(table, row.xmin(), || Ok(row.row_key()))?;
     overrides.close();
     Ok(stamp)
 }

@@ -5,14 +5,14 @@
 //! who subscribe. What it has told before the crash of any process still holds, since only what is durable here counts.
 //! `core::horizon` has the rules.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use meld_core::horizon::{Collection, Horizons, Without};
 use meld_core::ids::NodeId;
 use meld_core::time::Timestamp;
 
-use super::registry::{self, Entry};
+use super::registry::{self, Announcement, Entry};
 use crate::catalog::{self, Subscription};
 use crate::log::Result;
 use crate::pg::promise::{self, Announced};
@@ -39,7 +39,7 @@ struct LastWord {
 /// What was told, and what may be forgotten.
 pub struct Beat {
     /// What each member has told.
-    pub heard: HashMap<NodeId, Announced>,
+    pub heard: HashMap<NodeId, Announcement>,
     pub collection: Collection,
 }
 
@@ -53,8 +53,7 @@ impl Heart {
         let Some(promised) = promise::promise(PATIENCE) else { return Ok(None) };
         let now = clock::now();
         let heard = heard_from(self.database, subscriptions);
-        let beyonds = beyonds_from(self.database, subscriptions);
-        let collection = self.horizons(&heard, &beyonds, now).collection(oldest_parked(), now, micros(retention));
+        let collection = self.horizons(&heard, now).collection(oldest_parked(), now, micros(retention));
         // what this node itself commits later can't be beyond its horizon
         let told = Announced { promise: promised, horizon: collection.horizon.min(promised) };
         let told = promise::announce(self.database, told);
@@ -71,12 +70,7 @@ impl Heart {
         Ok(Some(Beat { heard, collection: Collection { up_to, ..collection } }))
     }
 
-    fn horizons(
-        &mut self,
-        heard: &HashMap<NodeId, Announced>,
-        beyonds: &HashMap<NodeId, (Timestamp, Without)>,
-        now: Timestamp,
-    ) -> Horizons {
+    fn horizons(&mut self, heard: &HashMap<NodeId, Announcement>, now: Timestamp) -> Horizons {
         self.members.retain(|node, _| heard.contains_key(node));
         let mut horizons = Horizons::default();
         for (&node, told) in heard {
@@ -87,48 +81,30 @@ impl Heart {
             }
             horizons.add_member(node, Timestamp(now.0.saturating_sub(micros(word.at.elapsed()))));
             horizons.hear(node, told.promise, told.horizon);
-            if let Some(&(beyond, without)) = beyonds.get(&node) {
-                horizons.hear_beyond(node, beyond, without);
-            }
+            horizons.hear_beyond(node, told.beyond, told.without);
         }
         horizons
     }
 }
 
-/// What each member has told: of several subscriptions to one node the one that is furthest behind counts.
-fn heard_from(database: Oid, subscriptions: &[Subscription]) -> HashMap<NodeId, Announced> {
+/// What each member has told: of several subscriptions to one node the one that is furthest behind counts, and nothing
+/// that the node tells without those that it has left behind.
+fn heard_from(database: Oid, subscriptions: &[Subscription]) -> HashMap<NodeId, Announcement> {
     let entries: HashMap<i32, Entry> =
         registry::entries(database).into_iter().map(|entry| (entry.subscription_id, entry)).collect();
-    let mut heard: HashMap<NodeId, Announced> = HashMap::new();
+    let mut heard: HashMap<NodeId, Announcement> = HashMap::new();
     for subscription in subscriptions {
-        let told = entries.get(&subscription.id).map(|entry| &registry::progress(entry.slot).heard);
-        let told = Announced {
-            promise: told.map_or(Timestamp::MIN, |told| told.promise()),
-            horizon: told.map_or(Timestamp::MIN, |told| told.horizon()),
-        };
-        let least = heard.entry(subscription.provider.id).or_insert(told);
-        least.promise = least.promise.min(told.promise);
-        least.horizon = least.horizon.min(told.horizon);
+        let told = entries.get(&subscription.id).map(|entry| registry::progress(entry.slot).heard.told());
+        let told = told.unwrap_or(Announcement::NOTHING);
+        heard
+            .entry(subscription.provider.id)
+            .and_modify(|least| {
+                let (promise, horizon) = (least.promise.min(told.promise), least.horizon.min(told.horizon));
+                *least = Announcement { promise, horizon, ..Announcement::NOTHING };
+            })
+            .or_insert(told);
     }
     heard
-}
-
-/// What members tell without those that they have left behind. One with several subscriptions here tells nothing.
-fn beyonds_from(database: Oid, subscriptions: &[Subscription]) -> HashMap<NodeId, (Timestamp, Without)> {
-    let mut beyonds = HashMap::new();
-    let mut several = HashSet::new();
-    for entry in registry::entries(database) {
-        let Some(subscription) = subscriptions.iter().find(|subscription| subscription.id == entry.subscription_id)
-        else {
-            continue;
-        };
-        let node = subscription.provider.id;
-        if beyonds.insert(node, registry::progress(entry.slot).heard.beyond()).is_some() {
-            several.insert(node);
-        }
-    }
-    beyonds.retain(|node, _| !several.contains(node));
-    beyonds
 }
 
 /// Commit timestamp of the oldest transaction that waits to be applied by hand. There are none: a transaction that can't

@@ -23,6 +23,9 @@ pub struct Without(u64);
 const NODE_BITS: u32 = 10;
 
 impl Without {
+    /// Nobody.
+    pub const NONE: Without = Without(0);
+
     /// None if there are too many of them.
     pub fn of(nodes: &[NodeId]) -> Option<Without> {
         if nodes.len() > (u64::BITS / NODE_BITS) as usize {

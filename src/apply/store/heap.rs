@@ -72,13 +72,8 @@ impl HeapStore<'_> {
     pub(super) fn state(&mut self, table: usize, found: Option<Found>, may_put: bool) -> Result<(Here, Seen)> {
         let oid = self.open(table).target.oid();
         if let Some(found) = found {
-            let explicit = match self.tables.overrides.may_exist(oid)? {
-                true => {
-                    let key = self.open(table).target.row_key(RowSide::Local);
-                    self.tables.overrides.find(oid, &key, found.xmin)?
-                }
-                false => None,
-            };
+            let explicit =
+                self.tables.explicit_stamp(table, found.xmin, |target| Ok(target.row_key(RowSide::Local)))?;
             let stamp = match explicit {
                 Some(stamp) => LocalStamp::Known(stamp),
                 None => self.writers.stamp(found.writer)?,
@@ -126,14 +121,7 @@ impl HeapStore<'_> {
         let clashes = self.open(table).target.clashes()?;
         let mut rows = Vec::with_capacity(clashes.len());
         for Clash { key, writer, xmin } in clashes {
-            let oid = self.open(table).target.oid();
-            let explicit = match self.tables.overrides.may_exist(oid)? {
-                true => {
-                    let bytes = self.open(table).target.key_of_tuple(&key)?;
-                    self.tables.overrides.find(oid, &bytes, xmin)?
-                }
-                false => None,
-            };
+            let explicit = self.tables.explicit_stamp(table, xmin, |target| target.key_of_tuple(&key))?;
             let stamp = match explicit {
                 Some(stamp) => LocalStamp::Known(stamp),
                 None => self.writers.stamp(writer)?,

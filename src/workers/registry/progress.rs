@@ -98,7 +98,23 @@ pub struct Announcement {
     pub without: Without,
 }
 
+impl Announcement {
+    /// Of one that was not heard of.
+    pub const NOTHING: Announcement = Announcement {
+        promise: Timestamp::MIN,
+        horizon: Timestamp::MIN,
+        beyond: Timestamp::MIN,
+        without: Without::NONE,
+    };
+}
+
 impl Heard {
+    /// All that counts of what was announced last.
+    pub fn told(&self) -> Announcement {
+        let (beyond, without) = self.beyond();
+        Announcement { promise: self.promise(), horizon: self.horizon(), beyond, without }
+    }
+
     /// A heartbeat was read from the stream.
     pub fn streamed(&self, horizon: Timestamp) {
         self.streamed_horizon.fetch_max(horizon.0, Relaxed);
@@ -128,7 +144,7 @@ impl Heard {
     }
 
     /// The horizon without those that the provider has left behind, and who these are.
-    pub fn beyond(&self) -> (Timestamp, Without) {
+    fn beyond(&self) -> (Timestamp, Without) {
         let without = self.without.load(SeqCst);
         let beyond = self.beyond.load(SeqCst);
         // changed meanwhile: the next look will do
