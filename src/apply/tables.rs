@@ -20,7 +20,7 @@ use crate::pg::executor::{ChangeMemory, fire_triggers_at_once};
 use crate::pg::key_bytes::RowKey;
 use crate::pg::key_lock::{self, KeyLock};
 use crate::pg::origin::Writer;
-use crate::pg::target::{RowSide, Target};
+use crate::pg::target::{Found, RowSide, Target};
 use crate::pg::target_counters::Counters;
 use crate::pg::target_key::{describe_local, key_tuple};
 use crate::pg::xact::Xact;
@@ -152,13 +152,16 @@ impl Tables {
         }
     }
 
-    /// From here to the end of the transaction, nobody else counts for keys of the table that have no row. If somebody does
-    /// already, the transaction goes on in vain, to be tried again.
-    pub fn claim(&mut self, table: usize) {
-        let oid = self.open[table].target.oid();
-        if !key_lock::try_exclusive(&self.xact, oid) {
+    /// The key in the remote slot of the table, which had no row when it was looked for, keeps having none from here to the
+    /// end of the transaction, and nobody else counts for it. If that is too late, the transaction goes on in vain, to be
+    /// tried again.
+    pub fn claim(&mut self, table: usize) -> Result<()> {
+        let open = &mut self.open[table];
+        // a row may have been put before the lock was there, also if the transaction will have written it by its end
+        if !key_lock::try_exclusive(&self.xact, open.target.oid()) || open.live_now()?.is_some() {
             self.stumble(table);
         }
+        Ok(())
     }
 
     /// Somebody else has been at work meanwhile: the transaction has to be tried again.
@@ -190,13 +193,11 @@ impl Tables {
             last = Some(oid);
             open.target.begin_change(&self.memory);
             open.target.read(&key)?;
-            let is_free = open.target.key_is_free() == Some(true);
             // the transaction itself may have put a row there since
-            let is_well = is_free
-                || match open.target.find(false, Snapshots::Fresh)? {
-                    None => true,
-                    Some(found) => matches!(found.writer, Writer::ThisTransaction),
-                };
+            let is_well = match open.live_now()? {
+                None => true,
+                Some(found) => matches!(found.writer, Writer::ThisTransaction),
+            };
             open.target.end_change(&self.memory);
             if !is_well {
                 return Ok(Err(BTreeSet::from([RelId(oid.to_u32())])));
@@ -226,6 +227,14 @@ impl Tables {
 }
 
 impl OpenTable {
+    /// The row with the key in the remote slot, as of now: whoever is at it has come to an end.
+    fn live_now(&mut self) -> Result<Option<Found>> {
+        match self.target.key_is_free() {
+            Some(true) => Ok(None),
+            Some(false) | None => self.target.find(false, Snapshots::Fresh),
+        }
+    }
+
     pub fn key_of(&self, side: RowSide) -> Vec<KeyValue> {
         let values = self.target.key_values(side);
         values.into_iter().map(|(column, text)| KeyValue { column, text }).collect()

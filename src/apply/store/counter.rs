@@ -123,7 +123,7 @@ impl HeapStore<'_> {
         implied: bool,
     ) -> Result<()> {
         if !seen.is_live {
-            self.tables.claim(table);
+            self.tables.claim(table)?;
         }
         let kept = self.kept_now(table, seen)?;
         let amounts = self.counted(table, seen, kept.as_ref())?;
@@ -193,11 +193,10 @@ impl HeapStore<'_> {
 
     /// The tombstone, or what waits for its row, is written anew.
     fn settle_dead(&mut self, table: usize, seen: Seen) -> Result<()> {
-        self.tables.claim(table);
+        self.tables.claim(table)?;
         let kept = self.kept_now(table, seen)?;
         let amounts = self.counted(table, seen, kept.as_ref())?;
         let (counters, oid, key) = self.key_in_hand(table);
-        self.tables.note_dead(table);
         if kept.is_some() {
             self.tables.tombstones.forget(oid, &key)?;
         }

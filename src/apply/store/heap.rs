@@ -147,7 +147,7 @@ impl HeapStore<'_> {
             if seen.has_override {
                 self.tables.overrides.clear(oid, &key)?;
             }
-        } else {
+        } else if !has_counters {
             self.tables.note_dead(table);
         }
         if !has_counters {
