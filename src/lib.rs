@@ -15,6 +15,7 @@ pub mod monitor;
 pub mod pg;
 pub mod plugin;
 pub mod receiver;
+pub mod sequence;
 pub mod settings;
 pub mod trigger;
 pub mod workers;
@@ -27,7 +28,8 @@ extension_sql_file!("../sql/catalog.sql", name = "catalog", bootstrap);
 extension_sql_file!("../sql/state.sql", name = "state", requires = ["catalog"]);
 extension_sql_file!("../sql/delta.sql", name = "delta", requires = ["state"]);
 extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["delta"]);
-extension_sql_file!("../sql/views.sql", name = "views", requires = ["functions"]);
+extension_sql_file!("../sql/snowflake.sql", name = "snowflake", requires = ["functions"]);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["snowflake"]);
 
 /// Runs once in each process that loads the library: in the postmaster when it is preloaded, else in a backend.
 #[pg_guard]

@@ -14,6 +14,7 @@ mod peer;
 mod repset;
 mod repset_table;
 mod row_stamp;
+mod snowflake;
 mod status;
 mod subscription;
 #[cfg(any(test, feature = "pg_test"))]

@@ -19,6 +19,7 @@ pub mod repset;
 pub mod residue;
 pub mod row_keys;
 pub mod row_trigger;
+pub mod sequence;
 pub mod slot;
 pub mod subscription;
 

@@ -6,7 +6,9 @@ use pgrx::prelude::PgSqlErrorCode;
 
 use super::query::{self, Row};
 use crate::log::{Failure, Result};
+use crate::pg::Oid;
 use crate::pg::decoding_session::{database_name, system_identifier};
+use crate::pg::server::invalidate_relation;
 use crate::settings::SNOWFLAKE_NODE;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,6 +63,19 @@ pub fn local() -> Result<Option<Node>> {
         node.identity.snowflake_node = number.0;
     }
     Ok(Some(node))
+}
+
+/// The table that says which node this database is, and that node's id. Everybody may ask.
+pub fn local_number() -> Result<Option<(Oid, NodeId)>> {
+    let sql = "SELECT tableoid, node_id FROM meld.local_node";
+    query::first(sql, &[], |row| Ok((row.get(1)?, checked_id(row.get(2)?)?)))
+}
+
+/// Lets every session forget which node this is, once the transaction is committed.
+fn announce_local() -> Result<()> {
+    let oid = query::first("SELECT 'meld.local_node'::regclass::oid", &[], |row| row.get(1))?;
+    oid.into_iter().for_each(invalidate_relation);
+    Ok(())
 }
 
 /// The node that this database is, or the error that says that it is none.
@@ -126,13 +141,15 @@ pub fn update_identity(node: &NodeIdentity) -> Result<()> {
 /// Makes a node of the catalog the one that this database is.
 pub fn set_local(id: NodeId, interface: i32) -> Result<()> {
     let args = [i32::from(id.0).into(), interface.into()];
-    query::execute("INSERT INTO meld.local_node (node_id, node_local_if) VALUES ($1, $2)", &args)
+    query::execute("INSERT INTO meld.local_node (node_id, node_local_if) VALUES ($1, $2)", &args)?;
+    announce_local()
 }
 
 pub fn delete(id: NodeId) -> Result<()> {
     let args = [i32::from(id.0).into()];
     query::execute("DELETE FROM meld.local_node WHERE node_id = $1", &args)?;
-    query::execute("DELETE FROM meld.node WHERE node_id = $1", &args)
+    query::execute("DELETE FROM meld.node WHERE node_id = $1", &args)?;
+    announce_local()
 }
 
 /// Adds an interface and gives its id.

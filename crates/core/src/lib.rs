@@ -15,6 +15,7 @@ pub mod identity;
 pub mod ids;
 pub mod lsn;
 pub mod names;
+pub mod snowflake;
 pub mod time;
 pub mod tombstone;
 pub mod value;

@@ -1,0 +1,4 @@
+//! Snowflake ids: no two alike over nodes, sessions, clocks, restarts and crashes; and what makes sequences give them.
+
+mod conversion;
+mod unique;

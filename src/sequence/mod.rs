@@ -1,0 +1,7 @@
+//! Sequences: ids that no two nodes give (`snowflake.*`), and ordinary sequences that other nodes keep up with.
+//!
+//! * `nextval` (backends): one id. Its state machine is `meld_core::snowflake`; the state is the sequence itself.
+//! * `convert` (backends): a sequence, with the columns that it feeds, into one that gives such ids, and back.
+
+pub mod convert;
+pub mod nextval;

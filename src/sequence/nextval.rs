@@ -1,0 +1,90 @@
+//! Behind `snowflake.nextval`: under which number this node draws, and what is said when it can't.
+
+use std::cell::RefCell;
+
+use meld_core::ids::{NodeId, RelId};
+use pgrx::prelude::PgSqlErrorCode;
+
+use crate::catalog::{node, sequence};
+use crate::log::{Failure, Result, or_raise};
+use crate::pg::Oid;
+use crate::pg::invalidation::TableCache;
+use crate::pg::nextval::{Trouble, Ways};
+use crate::settings::SNOWFLAKE_NODE;
+
+crate::nextval_entry!(snowflake_nextval, pg_finfo_snowflake_nextval => Ways { number, find_number, refuse });
+
+thread_local! {
+    /// The local node's id, kept until `meld.local_node` changes.
+    static LOCAL: RefCell<Local> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Local {
+    table: Option<RelId>,
+    ids: TableCache<NodeId>,
+}
+
+/// The number as it is known in this process.
+fn number() -> Option<NodeId> {
+    NodeId::checked(SNOWFLAKE_NODE.get()).or_else(|| {
+        LOCAL.with_borrow_mut(|local| {
+            let table = local.table?;
+            local.ids.get(table)
+        })
+    })
+}
+
+fn find_number() -> NodeId {
+    or_raise(look_number_up())
+}
+
+#[cold]
+fn look_number_up() -> Result<NodeId> {
+    // listening begins before the look
+    LOCAL.with_borrow_mut(|local| local.ids.get(local.table.unwrap_or(RelId(0))));
+    let Some((table, id)) = node::local_number()? else {
+        return Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "no node number for snowflake ids",
+        )
+        .detail("This database is not a node of meld, and snowflake.node is not set.")
+        .hint("Make it a node with meld.node_create, or set snowflake.node to a number that no other server has."));
+    };
+    LOCAL.with_borrow_mut(|local| {
+        local.table = Some(RelId(table.to_u32()));
+        local.ids.insert(RelId(table.to_u32()), id);
+    });
+    Ok(id)
+}
+
+fn refuse(trouble: Trouble, oid: Oid) -> ! {
+    let name = or_raise(sequence::shown(oid));
+    refusal(trouble, &name).raise()
+}
+
+/// What is said about a sequence that can't be used.
+pub fn refusal(trouble: Trouble, name: &str) -> Failure {
+    use PgSqlErrorCode::*;
+    match trouble {
+        Trouble::NotASequence => Failure::new(ERRCODE_WRONG_OBJECT_TYPE, format!("\"{name}\" is not a sequence")),
+        Trouble::NotPermanent => Failure::new(
+            ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("sequence \"{name}\" is temporary or unlogged, so its values could come again"),
+        ),
+        Trouble::NotAllowed => {
+            Failure::new(ERRCODE_INSUFFICIENT_PRIVILEGE, format!("permission denied for sequence {name}"))
+        }
+        Trouble::NotConverted => Failure::new(
+            ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("sequence \"{name}\" does not give snowflake ids"),
+        )
+        .hint(format!("Execute SELECT snowflake.convert_sequence_to_snowflake('{name}') once.")),
+        Trouble::Corrupt => Failure::new(ERRCODE_DATA_CORRUPTED, format!("page of sequence \"{name}\" is damaged")),
+        Trouble::Exhausted => Failure::new(
+            ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED,
+            format!("sequence \"{name}\" has no more snowflake ids"),
+        )
+        .detail("The time in its last id, or the clock of this server, is beyond the year 2092."),
+    }
+}
