@@ -49,6 +49,14 @@ RETURNS TABLE (column_name text, column_value bytea, commit_us bigint, node_id i
 LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'fetch_row_wrapper';
 COMMENT ON FUNCTION meld.fetch_row(name, name, text[], bytea[], bigint) IS 'the present row with a key, for a subscriber';
 
+CREATE FUNCTION meld.fetch_parent(nspname name, relname name, ref_columns text[], ref_values bytea[],
+    behind_xid bigint = NULL)
+RETURNS TABLE (part_nspname text, part_relname text, column_name text, is_key boolean, is_delta boolean,
+    column_value bytea, commit_us bigint, node_id int, is_known boolean)
+LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'fetch_parent_wrapper';
+COMMENT ON FUNCTION meld.fetch_parent(name, name, text[], bytea[], bigint) IS
+    'the present row with values of unique columns, for a subscriber';
+
 -- Replication sets
 
 CREATE FUNCTION meld.repset_create(

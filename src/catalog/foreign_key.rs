@@ -1,10 +1,70 @@
 //! Foreign keys to a table, and of one, from PostgreSQL's own catalog.
+//!
+//! Whoever asks again and again, as apply does, takes [`links`], which are kept with their plans until one of the tables
+//! in them changes. A partition that joins a table which refers changes that table.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::mem::ManuallyDrop;
+use std::rc::Rc;
+
+use meld_core::ids::RelId;
 
 use super::query;
 use crate::log::Result;
 use crate::pg::Oid;
 use crate::pg::foreign_keys::ForeignKey;
+use crate::pg::invalidation::Invalidations;
 use crate::pg::parents::ParentKey;
+use crate::pg::plan::Plan;
+
+/// The foreign keys that a table has to do with.
+#[derive(Debug)]
+pub struct Links {
+    /// To the rows that its rows refer to.
+    pub parents: Vec<ParentKey>,
+    /// Of the rows that refer to its rows.
+    pub children: Vec<ForeignKey>,
+}
+
+#[derive(Default)]
+struct Known {
+    links: HashMap<Oid, Rc<Links>>,
+    /// All tables in them.
+    watched: HashSet<RelId>,
+    invalidations: Option<Invalidations>,
+}
+
+thread_local! {
+    // plans can't be freed any more when a process ends
+    static KNOWN: RefCell<ManuallyDrop<Known>> = RefCell::default();
+}
+
+/// The foreign keys of a table and to it. With an active snapshot.
+pub fn links(table: Oid) -> Result<Rc<Links>> {
+    let known = KNOWN.with_borrow_mut(|known| {
+        let changed = known.invalidations.get_or_insert_with(Invalidations::listen).take();
+        if changed.is_some_and(|changed| changed.all_relations || !changed.relations.is_disjoint(&known.watched)) {
+            known.links.clear();
+            known.watched.clear();
+        }
+        known.links.get(&table).cloned()
+    });
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let links = Rc::new(Links { parents: of_table(table)?, children: to_table(table)? });
+    let whole = "SELECT DISTINCT conrelid FROM pg_catalog.pg_constraint WHERE contype = 'f' AND confrelid = $1";
+    let mut watched: Vec<Oid> = query::rows(whole, &[table.into()], |row| row.get(1))?;
+    watched.extend(links.parents.iter().map(|key| key.parent));
+    watched.extend(links.children.iter().map(|key| key.child));
+    watched.push(table);
+    KNOWN.with_borrow_mut(|known| {
+        known.watched.extend(watched.into_iter().map(|table| RelId(table.to_u32())));
+        known.links.insert(table, links.clone());
+    });
+    Ok(links)
+}
 
 /// A foreign key between partitioned tables stands in the catalog for the partitions, too: of the table referred to, with
 /// the numbers of its own columns. A partitioned table that refers is taken apart into those with rows, which have columns
@@ -48,6 +108,7 @@ pub fn to_table(parent: Oid) -> Result<Vec<ForeignKey>> {
             child_key: row.get(6)?,
             parent_columns: row.get(7)?,
             condition: row.get(8)?,
+            plan: Plan::default(),
         })
     })
 }
@@ -91,6 +152,7 @@ pub fn of_table(child: Oid) -> Result<Vec<ParentKey>> {
             parent_names: row.get(9)?,
             parent_types: row.get(10)?,
             condition: row.get(11)?,
+            plan: Plan::default(),
         })
     })
 }

@@ -14,6 +14,7 @@ pub mod origin;
 #[cfg(any(test, feature = "pg_test"))]
 mod parents_tests;
 mod query;
+pub mod reference;
 pub mod relation;
 pub mod repset;
 pub mod residue;

@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 // Not among pgrx's bindings: utils/datum.h
 #[allow(improper_ctypes)]
 unsafe extern "C-unwind" {
-    fn datum_image_eq(one: pg_sys::Datum, other: pg_sys::Datum, by_value: bool, length: c_int) -> bool;
+    pub(super) fn datum_image_eq(one: pg_sys::Datum, other: pg_sys::Datum, by_value: bool, length: c_int) -> bool;
 }
 
 pub(super) const MAX_COLUMNS: usize = pg_sys::INDEX_MAX_KEYS as usize;

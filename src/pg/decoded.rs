@@ -181,6 +181,13 @@ impl<'a> RowChange<'a> {
         // SAFETY: the relation is open for the callback, and the row is one of its
         unsafe { row_key::fingerprint(self.relation.relation, row.tuple, true) }
     }
+
+    /// Fingerprint of the key of an inserted row.
+    pub fn inserted_key(&self) -> Option<u64> {
+        let RowEvent::Insert { new } = &self.event else { return None };
+        // SAFETY: as above
+        unsafe { row_key::fingerprint(self.relation.relation, new.tuple, true) }
+    }
 }
 
 /// The old and the new version in a change, each null if it isn't there.

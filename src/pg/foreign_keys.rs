@@ -9,12 +9,15 @@
 //! has either committed before, and is seen by the snapshot of the moment that is taken here, or waits for the end of
 //! this transaction and fails.
 
+use std::collections::HashSet;
+
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::PgSqlErrorCode;
+use pgrx::spi::SpiTupleTable;
 use pgrx::{Spi, pg_sys};
 
 use super::Oid;
-use super::server::with_latest_snapshot;
+use super::plan::Plan;
 use super::target::Target;
 use crate::log::{Failure, Result};
 
@@ -33,6 +36,8 @@ pub struct ForeignKey {
     pub parent_columns: Vec<i16>,
     /// In SQL, what holds for a row `c` that refers to the values `$1`, `$2`, ... of those columns.
     pub condition: String,
+    /// Of the query that looks for the rows that refer.
+    pub plan: Plan,
 }
 
 /// Table and key of a row.
@@ -47,15 +52,22 @@ pub struct ChildRow {
 impl Target {
     /// The rows that refer to the row found last, but for itself. `keys` are all foreign keys to this table.
     pub fn children(&self, keys: &[ForeignKey]) -> Result<Vec<ChildRow>> {
+        self.children_of(keys.iter())
+    }
+
+    /// The rows that refer to the row that the remote one has just replaced, by values that it has not any more.
+    pub fn stranded_children(&self, keys: &[ForeignKey]) -> Result<Vec<ChildRow>> {
+        self.children_of(keys.iter().filter(|key| self.differs(&key.parent_columns)))
+    }
+
+    fn children_of<'k>(&self, keys: impl Iterator<Item = &'k ForeignKey>) -> Result<Vec<ChildRow>> {
         let mut children: Vec<ChildRow> = Vec::new();
+        let mut known: HashSet<ChildRow> = HashSet::new();
         for key in keys {
             // SAFETY: the local slot holds a row of the open relation
             let rows = unsafe { self.children_by(key)? };
-            for row in rows {
-                if !children.contains(&row) {
-                    children.push(row);
-                }
-            }
+            known.extend(children.iter().cloned());
+            children.extend(rows.into_iter().filter(|row| !known.contains(row)));
         }
         Ok(children)
     }
@@ -76,18 +88,15 @@ impl Target {
                 values.push(DatumWithOid::new(value, attribute.atttypid));
             }
         }
-        // SAFETY: as the caller promises
-        let itself = unsafe { self.unless_itself(key) };
-        let columns: Vec<String> =
-            key.child_key.iter().map(|column| format!("pg_catalog.format('%s', c.{})", quoted(column))).collect();
-        let sql = format!(
-            "SELECT ARRAY[{}]::text[] FROM ONLY {}.{} c WHERE {}{itself}",
-            columns.join(", "),
-            quoted(&key.child_schema),
-            quoted(&key.child_table),
-            key.condition,
-        );
-        let keys = as_table_owner(key.child_owner, || with_latest_snapshot(|| query(&sql, &values)))?;
+        let is_own_table = self.oid() == key.child;
+        if is_own_table {
+            // SAFETY: the slot holds a stored row; the place that it points to stays
+            let place = unsafe { pg_sys::Datum::from(&raw const (*self.local).tts_tid) };
+            // SAFETY: the place is of this type
+            values.push(unsafe { DatumWithOid::new(place, pg_sys::TIDOID) });
+        }
+        let look = || key.plan.run(|| key.query(is_own_table), &values, None, texts);
+        let keys = as_table_owner(key.child_owner, look)?;
         if key.child_key.is_empty() && !keys.is_empty() {
             return Err(keyless(key));
         }
@@ -98,34 +107,39 @@ impl Target {
         };
         Ok(keys.into_iter().map(named).collect())
     }
+}
 
+impl ForeignKey {
     /// A row that refers to itself goes with itself.
-    ///
-    /// # Safety
-    /// The local slot holds a row.
-    unsafe fn unless_itself(&self, key: &ForeignKey) -> String {
-        // SAFETY: as the caller promises; the relation is open
-        unsafe {
-            if key.child != (*self.relation).rd_id {
-                return String::new();
-            }
-            let (block, offset) = pgrx::itemptr::item_pointer_get_both((*self.local).tts_tid);
-            format!(" AND c.ctid OPERATOR(pg_catalog.<>) '({block},{offset})'::pg_catalog.tid")
-        }
+    fn query(&self, is_own_table: bool) -> String {
+        let column = |column: &String| format!("pg_catalog.format('%s', c.{})", quoted(column));
+        let columns: Vec<String> = self.child_key.iter().map(column).collect();
+        let itself = match is_own_table {
+            true => format!(" AND c.ctid OPERATOR(pg_catalog.<>) ${}", self.parent_columns.len() + 1),
+            false => String::new(),
+        };
+        format!(
+            "SELECT ARRAY[{}]::text[] FROM ONLY {}.{} c WHERE {}{itself}",
+            columns.join(", "),
+            quoted(&self.child_schema),
+            quoted(&self.child_table),
+            self.condition,
+        )
     }
 }
 
 /// The rows of a query that gives one array of texts.
 pub(super) fn query(sql: &str, values: &[DatumWithOid]) -> Result<Vec<Vec<String>>> {
-    Spi::connect(|client| {
-        let rows = client.select(sql, None, values)?;
-        rows.map(|row| Ok(row.get::<Vec<String>>(1)?.unwrap_or_default())).collect()
-    })
+    Spi::connect(|client| texts(client.select(sql, None, values)?))
+}
+
+fn texts(rows: SpiTupleTable<'_>) -> Result<Vec<Vec<String>>> {
+    rows.map(|row| Ok(row.get::<Vec<String>>(1)?.unwrap_or_default())).collect()
 }
 
 /// Runs a query in the name of a table's owner, past row-level security. An error ends the transaction, and with it the
 /// change.
-pub(super) fn as_table_owner<T>(owner: Oid, work: impl FnOnce() -> T) -> T {
+pub fn as_table_owner<T>(owner: Oid, work: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     let restricted =
         pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS;

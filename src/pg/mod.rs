@@ -42,6 +42,7 @@ pub mod nextval;
 pub mod origin;
 pub mod output;
 pub mod parents;
+pub mod plan;
 pub mod prepared;
 #[cfg(any(test, feature = "pg_test"))]
 mod prepared_tests;

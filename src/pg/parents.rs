@@ -5,12 +5,16 @@
 //! transaction; one that another transaction deletes at the moment is waited for. Queries run in the name of the owner of
 //! the table that is referred to, past row-level security, as the server's do.
 
+use std::ffi::c_int;
+
 use pgrx::datum::DatumWithOid;
-use pgrx::{Spi, pg_sys};
+use pgrx::pg_sys;
 
 use super::Oid;
+use super::clash_rule::datum_image_eq;
 use super::columns::name_of;
 use super::foreign_keys::{as_table_owner, query, quoted};
+use super::plan::Plan;
 use super::target::{RowSide, Target};
 use crate::log::Result;
 
@@ -33,6 +37,8 @@ pub struct ParentKey {
     pub parent_types: Vec<String>,
     /// In SQL, what holds for a row `p` that the values `$1`, `$2`, ... of the columns that refer mean.
     pub condition: String,
+    /// Of the query that looks for the row referred to.
+    pub plan: Plan,
 }
 
 /// A row that is referred to and is not here.
@@ -45,6 +51,14 @@ pub struct ParentRow {
     /// Name and value, in the form of the table's types, of each column that is referred to. These are unique, but they
     /// need not be the key by which rows of the table are found.
     pub columns: Vec<(String, String)>,
+}
+
+impl ParentKey {
+    fn lock_query(&self) -> String {
+        let only = if self.is_partitioned { "" } else { "ONLY " };
+        let (schema, table) = (quoted(&self.parent_schema), quoted(&self.parent_table));
+        format!("SELECT FROM {only}{schema}.{table} p WHERE {} FOR KEY SHARE OF p", self.condition)
+    }
 }
 
 impl Target {
@@ -63,6 +77,60 @@ impl Target {
         Ok(missing)
     }
 
+    /// Whether the remote row, just written, refers to one that is not here, by a foreign key of which it has other values
+    /// than the row that it has replaced, if there was one: those that it has kept were looked after before.
+    pub fn lacks_parent(&self, keys: &[ParentKey], is_update: bool) -> Result<bool> {
+        for key in keys {
+            if is_update && !self.differs(&key.child_columns) {
+                continue;
+            }
+            // SAFETY: the slot holds a row of the open relation
+            if unsafe { self.missing_parent(RowSide::Remote, key)? }.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the remote row has other values in these columns than the row that was found.
+    pub fn differs(&self, columns: &[i16]) -> bool {
+        columns.iter().any(|&number| {
+            let at = number as usize - 1;
+            // SAFETY: a column of the relation; the remote slot has all of its values at hand, the local one is asked for
+            // them; one C call in the guarded closure
+            unsafe {
+                for slot in [self.local, self.remote] {
+                    if ((*slot).tts_nvalid as usize) <= at {
+                        pg_sys::slot_getsomeattrs_int(slot, i32::from(number));
+                    }
+                }
+                let (old_null, new_null) = (*(*self.local).tts_isnull.add(at), *(*self.remote).tts_isnull.add(at));
+                if old_null || new_null {
+                    return old_null != new_null;
+                }
+                let (old, new) = (*(*self.local).tts_values.add(at), *(*self.remote).tts_values.add(at));
+                let attribute = &(*(*self.relation).rd_att).attrs.as_slice(at + 1)[at];
+                let (by_value, length) = (attribute.attbyval, c_int::from(attribute.attlen));
+                !pg_sys::ffi::pg_guard_ffi_boundary(|| datum_image_eq(old, new, by_value, length))
+            }
+        })
+    }
+
+    /// Whether rows of the table refer to others, or others may refer to them: the server's own triggers for that tell.
+    pub fn has_foreign_keys(&self) -> bool {
+        // SAFETY: the relation is open; its description of triggers is an array of so many, or null
+        unsafe {
+            let triggers = (*self.relation).trigdesc;
+            let all: &[pg_sys::Trigger] = if triggers.is_null() {
+                &[]
+            } else {
+                std::slice::from_raw_parts((*triggers).triggers, (*triggers).numtriggers as usize)
+            };
+            let none = pg_sys::RI_TRIGGER_NONE as c_int;
+            all.iter().any(|trigger| pg_sys::RI_FKey_trigger_type(trigger.tgfoid) != none)
+        }
+    }
+
     /// # Safety
     /// The slot holds a row.
     unsafe fn missing_parent(&self, side: RowSide, key: &ParentKey) -> Result<Option<ParentRow>> {
@@ -71,10 +139,9 @@ impl Target {
         let Some(values) = (unsafe { self.values(slot, &key.child_columns) }) else {
             return Ok(None); // a null refers to nothing
         };
-        let only = if key.is_partitioned { "" } else { "ONLY " };
-        let (schema, table) = (quoted(&key.parent_schema), quoted(&key.parent_table));
-        let sql = format!("SELECT FROM {only}{schema}.{table} p WHERE {} FOR KEY SHARE OF p", key.condition);
-        let is_here = as_table_owner(key.parent_owner, || lock_one(&sql, &values))?;
+        // with a snapshot of the moment; a row that is there is locked then
+        let lock = || key.plan.run(|| key.lock_query(), &values, Some(1), |rows| Ok(!rows.is_empty()));
+        let is_here = as_table_owner(key.parent_owner, lock)?;
         if is_here {
             return Ok(None);
         }
@@ -145,9 +212,4 @@ impl Target {
         let own = as_table_owner(key.parent_owner, || query(&sql, &own))?.pop();
         Ok(own.as_deref() == Some(named))
     }
-}
-
-/// Whether a row is there; it is locked then. With a snapshot of the moment, since the query may write.
-fn lock_one(sql: &str, values: &[DatumWithOid]) -> Result<bool> {
-    Spi::connect_mut(|client| Ok(!client.update(sql, Some(1), values)?.is_empty()))
 }

@@ -22,6 +22,7 @@ use pgrx::prelude::PgSqlErrorCode;
 use super::Oid;
 use super::columns::{ColumnMap, name_of};
 use super::decoding_session::TextFormats;
+use super::delta;
 use super::key_bytes::{KeyColumns, RowKey};
 use super::locate::{KeyIndex, raw_xmin, writer_in};
 use super::names::table_oid;
@@ -108,6 +109,18 @@ impl PresentTable {
     pub fn oid(&self) -> Oid {
         // SAFETY: the relation is open
         unsafe { (*self.relation).rd_id }
+    }
+
+    /// The columns that travel, keys and counters among them.
+    pub fn columns(&self) -> Result<Vec<Column>> {
+        // SAFETY: the relation is open
+        let (counters, attributes) = unsafe {
+            let descriptor = (*self.relation).rd_att;
+            (delta::of(self.relation)?, (*descriptor).attrs.as_slice((*descriptor).natts as usize))
+        };
+        let is_delta = |column: &Column| counters.iter().any(|c| name_of(&attributes[c.attribute]) == column.name);
+        let of = |column: &Column| Column { is_delta: is_delta(column), ..column.clone() };
+        Ok(self.description.columns.iter().map(of).collect())
     }
 
     /// The row of this moment, if it is there.

@@ -112,7 +112,7 @@ pub fn run(call: &Call, look: impl FnOnce(&OldRow<'_>)) -> Answer {
     look(&row);
     pg_sys::Datum::from(match row.change {
         Replacing::Update => row.data.tg_newtuple,
-        Replacing::Delete => row.data.tg_trigtuple,
+        Replacing::Delete | Replacing::Return => row.data.tg_trigtuple,
     })
 }
 
@@ -169,7 +169,7 @@ impl<'a> OldRow<'a> {
             let columns = key_bytes::known(relation)?;
             let (old, descriptor) = (self.data.tg_trigtuple, (*relation).rd_att);
             match self.change {
-                Replacing::Delete => columns.of_tuple(old, descriptor),
+                Replacing::Delete | Replacing::Return => columns.of_tuple(old, descriptor),
                 Replacing::Update => columns.of_changed(old, self.data.tg_newtuple, descriptor),
             }
         }

@@ -3,7 +3,8 @@
 //! The row trigger puts a version directly before its change; some versions have no change, because a later trigger
 //! suppressed it or ON CONFLICT took another way, so one counts for the next row event only, and only if table, kind and
 //! key agree. A removal names a row that a DELETE somewhere behind it takes away: all nodes get the removal, so that
-//! DELETE is not for them.
+//! DELETE is not for them. A parent that is kept although it is not here any more comes back by an INSERT, which is sent as
+//! the UPDATE that it stands for; both are found by table and key.
 //!
 //! Everybody may write messages into WAL, under meld's prefix as well: what this node has not sealed is ignored.
 
@@ -39,6 +40,8 @@ pub struct Told {
     pub old_counters: Option<Tuple>,
     /// It said something.
     pub is_told: bool,
+    /// The change is an INSERT that puts a row back.
+    pub returns: bool,
 }
 
 /// What waits for its change, within one transaction.
@@ -48,6 +51,8 @@ pub struct Notes {
     version: Option<Version>,
     /// Rows that go with a removal, and have not gone yet: table and fingerprint of the key.
     going: Vec<(RelId, u64)>,
+    /// Rows that come back, and have not come yet.
+    returning: Vec<Version>,
 }
 
 impl Note {
@@ -117,6 +122,7 @@ impl Notes {
     pub fn clear(&mut self) {
         self.version = None;
         self.going.clear();
+        self.returning.clear();
     }
 
     /// What is about to be decoded is no change of a row.
@@ -125,7 +131,10 @@ impl Notes {
     }
 
     pub fn version(&mut self, version: Version) {
-        self.version = Some(version);
+        match version.change {
+            Replacing::Update | Replacing::Delete => self.version = Some(version),
+            Replacing::Return => self.returning.push(version),
+        }
     }
 
     pub fn removal(&mut self, note: &RemovalNote) {
@@ -136,12 +145,27 @@ impl Notes {
 
     /// What was said of this change, which is the next one after what was said last.
     pub fn told_of(&mut self, change: &RowChange<'_>) -> Told {
-        match self.version.take() {
-            Some(version) if is_about(&version, change) => {
-                Told { replaced: version.replaced, old_counters: version.old_counters, is_told: true }
-            }
-            Some(_) | None => Told { replaced: Replaced::Own, old_counters: None, is_told: false },
+        let version = self.version.take();
+        if let Some(version) = self.returned(change) {
+            return Told { replaced: version.replaced, old_counters: None, is_told: true, returns: true };
         }
+        match version {
+            Some(version) if is_about(&version, change) => {
+                let Version { replaced, old_counters, .. } = version;
+                Told { replaced, old_counters, is_told: true, returns: false }
+            }
+            Some(_) | None => Told { replaced: Replaced::Own, old_counters: None, is_told: false, returns: false },
+        }
+    }
+
+    /// What was said of the INSERT that puts a row back, if the change is that.
+    fn returned(&mut self, change: &RowChange<'_>) -> Option<Version> {
+        if self.returning.is_empty() {
+            return None;
+        }
+        let row = (change.relation.id(), change.inserted_key()?);
+        let place = self.returning.iter().position(|version| (version.relation, version.key) == row)?;
+        Some(self.returning.swap_remove(place))
     }
 
     /// Whether this is the DELETE of a removal that was announced. It is asked once for each change.

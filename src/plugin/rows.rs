@@ -53,6 +53,9 @@ pub fn append_row(
     let format = &table.format;
     let (replaced, counters) = (told.replaced, told.old_counters.as_ref());
     match change.event {
+        RowEvent::Insert { new } if told.returns => {
+            frames.append_update(relation, replaced, None, None, &format.values(new, &mut rows.new))
+        }
         RowEvent::Insert { new } => frames.append_insert(relation, &format.values(new, &mut rows.new)),
         RowEvent::Update { old: None, new } => {
             frames.append_update(relation, replaced, counters, None, &format.values(new, &mut rows.new))

@@ -77,6 +77,7 @@ impl OutputPlugin for Sender {
         }
         let table = self.publication.table(change.relation)?;
         let wanted = match change.event {
+            RowEvent::Insert { .. } if told.returns => table.actions.update,
             RowEvent::Insert { .. } => table.actions.insert,
             RowEvent::Update { .. } => table.actions.update,
             RowEvent::Delete { .. } => table.actions.delete,

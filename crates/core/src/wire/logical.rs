@@ -21,7 +21,8 @@ pub enum LogicalMessage {
         lsn: Lsn,
     },
     /// Directly before the UPDATE or DELETE that it tells of, if that replaces another node's version or changes a
-    /// counter. It is never sent: the output plugin puts it into the change.
+    /// counter. Also before the INSERT of a row that this node puts back. It is never sent: the output plugin puts it into
+    /// the change.
     Version(Version),
     /// Belongs to no transaction and is sent as it is.
     Heartbeat {
@@ -56,6 +57,8 @@ pub struct Version {
 pub enum Replacing {
     Update,
     Delete,
+    /// An INSERT that puts a row back: it is sent as an UPDATE of that version. Other changes may stand in between.
+    Return,
 }
 
 /// A removal that this node has decided.

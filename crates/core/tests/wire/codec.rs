@@ -32,7 +32,7 @@ fn each_fault_has_its_name() {
     assert_eq!(decode(&[5, 1, 0, 2]), unknown("optional value", 2));
     assert_eq!(decode(&[9, 1, 0, 2, 1, 11]), unknown("conflict type", 11));
     assert_eq!(decode(&[5, 1, 3]), unknown("replaced version", 3));
-    assert_eq!(decode(&[8, 1, 1, 2]), unknown("replacing change", 2));
+    assert_eq!(decode(&[8, 1, 1, 3]), unknown("replacing change", 3));
     assert_eq!(decode(&[6, 1, 0, 1, 4, 0]), decode(&encoded(&delete_of(&[Value::Binary(&[0])]))));
     assert_eq!(decode(&[6, 1, 0, 1, 6, 0]), Err(MessageFault::Truncated), "two bytes claimed, one there");
     assert_eq!(decode(&[3, 1, 1, 0xff]), Err(MessageFault::NotUtf8));

@@ -49,6 +49,7 @@ pub fn one_of_each() -> Vec<(&'static str, Message)> {
         ("sync_event", Message::Logical(LogicalMessage::SyncEvent { lsn: Lsn(0x1_0000_0010) })),
         ("version", logical(LogicalMessage::Version(version_note(None)))),
         ("version_counters", logical(LogicalMessage::Version(version_note(Some(counters()))))),
+        ("version_return", logical(LogicalMessage::Version(returning()))),
         (
             "heartbeat",
             logical(LogicalMessage::Heartbeat {
@@ -94,6 +95,10 @@ fn version_note(old_counters: Option<Tuple>) -> Version {
         replaced: Replaced::Version(version()),
         old_counters,
     }
+}
+
+fn returning() -> Version {
+    Version { change: Replacing::Return, ..version_note(None) }
 }
 
 fn removal() -> Removal {
@@ -249,7 +254,7 @@ fn any_replaced() -> impl Strategy<Value = Replaced> {
 }
 
 fn any_version() -> impl Strategy<Value = LogicalMessage> {
-    let change = prop_oneof![Just(Replacing::Update), Just(Replacing::Delete)];
+    let change = prop_oneof![Just(Replacing::Update), Just(Replacing::Delete), Just(Replacing::Return)];
     (any_relation_id(), change, any::<u64>(), any_replaced(), option::of(any_tuple())).prop_map(
         |(relation, change, key, replaced, old_counters)| {
             LogicalMessage::Version(Version { relation, change, key, replaced, old_counters })
