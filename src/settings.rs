@@ -3,6 +3,7 @@
 //! The prefix is not reserved with the server, so that a configuration may name settings of a later version.
 
 use meld_core::clock::SkewAction;
+use meld_core::converge::Policy;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 /// Byte bound of the queue between receiver and apply, in kB.
@@ -42,6 +43,31 @@ impl From<ClockSkewAction> for SkewAction {
     }
 }
 
+/// What gives way when a row was deleted to which a row of another node refers.
+pub static FOREIGN_KEY_CONFLICT: GucSetting<ForeignKeyConflict> =
+    GucSetting::<ForeignKeyConflict>::new(ForeignKeyConflict::KeepParent);
+
+/// Values of `meld.foreign_key_conflict`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PostgresGucEnum)]
+pub enum ForeignKeyConflict {
+    #[name = c"keep_parent"]
+    KeepParent,
+    #[name = c"drop_child"]
+    DropChild,
+    #[name = c"exception"]
+    Exception,
+}
+
+impl From<ForeignKeyConflict> for Policy {
+    fn from(setting: ForeignKeyConflict) -> Policy {
+        match setting {
+            ForeignKeyConflict::KeepParent => Policy::KeepParent,
+            ForeignKeyConflict::DropChild => Policy::DropChild,
+            ForeignKeyConflict::Exception => Policy::Exception,
+        }
+    }
+}
+
 /// Node number in snowflake ids; 0 stands for the node id.
 pub static SNOWFLAKE_NODE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
@@ -70,6 +96,12 @@ pub enum PlantedFault {
     /// A row that was fetched, or that a contribution rewrote, gets the stamp of its transaction.
     #[name = c"no_overrides"]
     NoOverrides,
+    /// Nobody looks for rows without their parents.
+    #[name = c"no_foreign_keys"]
+    NoForeignKeys,
+    /// A parent that is here is not locked.
+    #[name = c"no_parent_locks"]
+    NoParentLocks,
 }
 
 pub fn register() {
@@ -97,6 +129,14 @@ pub fn register() {
         c"Stores each conflict and its outcome in meld.resolutions.",
         c"",
         &SAVE_RESOLUTIONS,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"meld.foreign_key_conflict",
+        c"What gives way when a row was deleted to which a row of another node refers.",
+        c"keep_parent writes the deleted row anew, drop_child removes the rows that refer to it.",
+        &FOREIGN_KEY_CONFLICT,
         GucContext::Sighup,
         GucFlags::default(),
     );

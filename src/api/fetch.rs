@@ -164,7 +164,10 @@ fn parent(
         };
         return Ok(described.into_iter().zip(printed.values()).map(row).collect());
     }
-    Err(Failure::new(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, "row changed too often while it was looked for"))
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "row changed too often while it was looked for",
+    ))
 }
 
 fn check_right() -> Result<()> {

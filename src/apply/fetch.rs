@@ -6,14 +6,16 @@
 //! tried again. But if the provider says that the table or its key is no more, no retry helps by itself, and its own
 //! SQLSTATE stays (42P01, 55000, 42809).
 
+use std::rc::Rc;
 use std::time::Duration;
 
-use meld_core::ids::{NodeId, Xid};
+use meld_core::ids::{NodeId, RelId, Xid};
 use meld_core::time::{Stamp, Timestamp};
 use meld_core::value::{Tuple, Value};
-use meld_core::wire::RelationDescription;
+use meld_core::wire::{Column, RelationDescription};
 use pgrx::prelude::PgSqlErrorCode;
 
+use super::row::KeyValue;
 use crate::catalog::Subscription;
 use crate::log::{Failure, Result};
 use crate::pg::worker::check_for_interrupts;
@@ -25,13 +27,21 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The largest row; its values are text.
 const LIMIT_BYTES: usize = 2 << 30;
 
+/// Type of all values of a parent; they come as text.
+const TEXT: u32 = 25;
+
 const FETCH: &str =
     "SELECT column_name, column_value, commit_us, node_id, is_known FROM meld.fetch_row($1, $2, $3, $4, $5)";
+
+const FETCH_PARENT: &str = "SELECT part_nspname, part_relname, column_name, is_key, is_delta, column_value, commit_us, \
+    node_id, is_known FROM meld.fetch_parent($1, $2, $3, $4, $5)";
 
 /// The present row at the provider.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FetchedRow {
-    /// Text, as wide as the stream's description of the table.
+    /// The table as the row has it.
+    pub relation: Rc<RelationDescription>,
+    /// Text, as wide as that.
     pub row: Tuple,
     pub stamp: FetchedStamp,
 }
@@ -61,7 +71,12 @@ impl Fetcher {
     ///
     /// `behind` is the provider's transaction that led here. Its commit may have been sent before it became visible there;
     /// the row is read when it is.
-    pub fn fetch(&mut self, relation: &RelationDescription, key: &Tuple, behind: Xid) -> Result<Option<FetchedRow>> {
+    pub fn fetch(
+        &mut self,
+        relation: &Rc<RelationDescription>,
+        key: &Tuple,
+        behind: Xid,
+    ) -> Result<Option<FetchedRow>> {
         let (names, values) = key_literals(relation, key)?;
         let behind = behind.0.to_string();
         let (schema, name) = (relation.schema.as_str(), relation.name.as_str());
@@ -69,21 +84,64 @@ impl Fetcher {
         let rows = self
             .inquiry
             .ask(FETCH, &params, LIMIT_BYTES, LIMIT, &mut check_for_interrupts)
-            .map_err(|error| self.failure(relation, &error))?;
+            .map_err(|error| self.failure(&relation.schema, &relation.name, &error))?;
         let Some(first) = rows.first() else { return Ok(None) };
-        let stamp = read_stamp(first).ok_or_else(|| self.nonsense(relation))?;
+        let stamp =
+            first.get(2..).and_then(read_stamp).ok_or_else(|| self.nonsense(&relation.schema, &relation.name))?;
         let mut row = Tuple::with_capacity(relation.columns.len(), rows.iter().flatten().flatten().map(Vec::len).sum());
         for column in &relation.columns {
             let named = |row: &&Vec<Option<Vec<u8>>>| row.first() == Some(&Some(column.name.as_bytes().to_vec()));
             let value = rows.iter().find(named).ok_or_else(|| self.no_column(relation, &column.name))?.get(1);
-            let text = value.ok_or_else(|| self.nonsense(relation))?.as_deref();
+            let text = value.ok_or_else(|| self.nonsense(&relation.schema, &relation.name))?.as_deref();
             row.push(text.map_or(Value::Null, Value::Text));
         }
-        Ok(Some(FetchedRow { row, stamp }))
+        Ok(Some(FetchedRow { relation: relation.clone(), row, stamp }))
     }
 
-    fn failure(&self, relation: &RelationDescription, error: &LinkError) -> Failure {
-        let message = format!("{}: {error}", self.could_not(relation));
+    /// The present row that another one refers to by these columns, from its table or a partition of that.
+    pub fn fetch_parent(
+        &mut self,
+        schema: &str,
+        name: &str,
+        columns: &[KeyValue],
+        behind: Xid,
+    ) -> Result<Option<FetchedRow>> {
+        let (names, values): (Vec<String>, Vec<String>) =
+            columns.iter().map(|part| (quoted(&part.column), hex(part.text.as_bytes()))).unzip();
+        let (names, values) = (format!("{{{}}}", names.join(",")), format!("{{{}}}", values.join(",")));
+        let behind = behind.0.to_string();
+        let params = [Some(schema), Some(name), Some(&names), Some(&values), Some(&behind)];
+        let rows = self
+            .inquiry
+            .ask(FETCH_PARENT, &params, LIMIT_BYTES, LIMIT, &mut check_for_interrupts)
+            .map_err(|error| self.failure(schema, name, &error))?;
+        let Some(first) = rows.first() else { return Ok(None) };
+        let sense = || self.nonsense(schema, name);
+        let stamp = first.get(6..).and_then(read_stamp).ok_or_else(sense)?;
+        let mut columns = Vec::with_capacity(rows.len());
+        let mut row =
+            Tuple::with_capacity(rows.len(), rows.iter().filter_map(|r| r.get(5)?.as_ref().map(Vec::len)).sum());
+        for answer in &rows {
+            let [_, _, Some(name), Some(is_key), Some(is_delta), value, ..] = answer.as_slice() else {
+                return Err(sense());
+            };
+            columns.push(Column {
+                name: String::from_utf8_lossy(name).into_owned(),
+                type_oid: TEXT,
+                type_modifier: -1,
+                is_key: is_key == &[1],
+                is_delta: is_delta == &[1],
+            });
+            row.push(value.as_deref().map_or(Value::Null, Value::Text));
+        }
+        let part = |at: usize| Some(String::from_utf8_lossy(first.get(at)?.as_deref()?).into_owned());
+        let (Some(schema), Some(name)) = (part(0), part(1)) else { return Err(sense()) };
+        let relation = Rc::new(RelationDescription { id: RelId(0), schema, name, columns });
+        Ok(Some(FetchedRow { relation, row, stamp }))
+    }
+
+    fn failure(&self, schema: &str, name: &str, error: &LinkError) -> Failure {
+        let message = format!("{}: {error}", self.could_not(schema, name));
         let code = match (error, error.sqlstate()) {
             // the table, or its key, is not as the stream says
             (LinkError::Remote(_), state @ ("42P01" | "55000" | "42809")) => state,
@@ -93,21 +151,19 @@ impl Fetcher {
         Failure { detail: error.detail(), hint: error.hint(), ..Failure::with_sqlstate(code, message) }
     }
 
-    fn could_not(&self, relation: &RelationDescription) -> String {
-        format!(
-            "could not fetch a row of \"{}.{}\" from provider \"{}\"",
-            relation.schema, relation.name, self.provider
-        )
+    fn could_not(&self, schema: &str, name: &str) -> String {
+        format!("could not fetch a row of \"{schema}.{name}\" from provider \"{}\"", self.provider)
     }
 
-    fn nonsense(&self, relation: &RelationDescription) -> Failure {
-        let message = format!("{}: its answer makes no sense", self.could_not(relation));
+    fn nonsense(&self, schema: &str, name: &str) -> Failure {
+        let message = format!("{}: its answer makes no sense", self.could_not(schema, name));
         Failure::new(PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION, message)
             .hint("Check that both nodes have the same version of meld.")
     }
 
     fn no_column(&self, relation: &RelationDescription, column: &str) -> Failure {
-        let message = format!("{}: it has no column \"{column}\" any more", self.could_not(relation));
+        let message =
+            format!("{}: it has no column \"{column}\" any more", self.could_not(&relation.schema, &relation.name));
         Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
     }
 }
@@ -129,10 +185,8 @@ fn key_literals(relation: &RelationDescription, key: &Tuple) -> Result<(String, 
             // REPLICA IDENTITY FULL calls every column a key
             Value::Null => continue,
             Value::Text(bytes) => {
-                let escaped = column.name.replace('\\', "\\\\").replace('"', "\\\"");
-                let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-                names.push(format!("\"{escaped}\""));
-                values.push(format!("\"\\\\x{hex}\""));
+                names.push(quoted(&column.name));
+                values.push(hex(bytes));
             }
             Value::Unchanged | Value::Binary(_) => return Err(bad()),
         }
@@ -140,8 +194,19 @@ fn key_literals(relation: &RelationDescription, key: &Tuple) -> Result<(String, 
     Ok((format!("{{{}}}", names.join(",")), format!("{{{}}}", values.join(","))))
 }
 
-fn read_stamp(row: &[Option<Vec<u8>>]) -> Option<FetchedStamp> {
-    let [_, _, commit_us, node, is_known] = row else { return None };
+/// As an element of an array's literal.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// A value of type bytea, as above.
+fn hex(bytes: &[u8]) -> String {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("\"\\\\x{hex}\"")
+}
+
+fn read_stamp(columns: &[Option<Vec<u8>>]) -> Option<FetchedStamp> {
+    let [commit_us, node, is_known] = columns else { return None };
     let commit_ts = Timestamp(i64::from_be_bytes(commit_us.as_deref()?.try_into().ok()?));
     let node = NodeId::checked(i32::from_be_bytes(node.as_deref()?.try_into().ok()?))?;
     let stamp = Stamp { commit_ts, node };

@@ -1,6 +1,7 @@
 //! Rows read from the provider for the transaction in hand, kept over an abort until it has been applied.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use meld_core::converge::Fetched as Answer;
 use meld_core::ids::Xid;
@@ -9,7 +10,7 @@ use meld_core::value::Tuple;
 use meld_core::wire::RelationDescription;
 
 use super::fetch::{FetchedRow, FetchedStamp, Fetcher};
-use super::row::Row;
+use super::row::{Row, RowName};
 use crate::log::Result;
 
 #[derive(Default)]
@@ -25,7 +26,7 @@ impl Fetched {
         &mut self,
         fetcher: &mut Fetcher,
         row: &Row,
-        relation: &RelationDescription,
+        relation: &Rc<RelationDescription>,
         key: &Tuple,
         behind: Xid,
     ) -> Result<Answer> {
@@ -33,16 +34,37 @@ impl Fetched {
             let Some(there) = fetcher.fetch(relation, key, behind)? else { return Ok(Answer::Gone) };
             self.rows.insert(row.clone(), there);
         }
-        Ok(match self.rows.get(row).map(|there| &there.stamp) {
+        Ok(self.answer(row))
+    }
+
+    /// The present row at the provider that another row refers to, asked for once.
+    pub fn fetch_parent(&mut self, fetcher: &mut Fetcher, row: &Row, name: &RowName, behind: Xid) -> Result<Answer> {
+        if !self.rows.contains_key(row) {
+            let there = fetcher.fetch_parent(&name.schema, &name.table, &name.key, behind)?;
+            let Some(there) = there else { return Ok(Answer::Gone) };
+            self.rows.insert(row.clone(), there);
+        }
+        Ok(self.answer(row))
+    }
+
+    fn answer(&self, row: &Row) -> Answer {
+        match self.rows.get(row).map(|there| &there.stamp) {
             None => Answer::Gone,
             Some(FetchedStamp::Known(stamp)) => Answer::Row(*stamp),
             Some(FetchedStamp::Forgotten(bound)) => Answer::Forgotten(*bound),
-        })
+        }
     }
 
-    /// The values, if the row was there.
-    pub fn row(&self, row: &Row) -> Option<&Tuple> {
-        self.rows.get(row).map(|there| &there.row)
+    /// The row, if it was there.
+    pub fn row(&self, row: &Row) -> Option<&FetchedRow> {
+        self.rows.get(row)
+    }
+
+    /// The row's stamp there, or one that is not smaller.
+    pub fn stamp(&self, row: &Row) -> Option<Stamp> {
+        self.rows.get(row).map(|there| match there.stamp {
+            FetchedStamp::Known(stamp) | FetchedStamp::Forgotten(stamp) => stamp,
+        })
     }
 
     pub fn note_used(&mut self, stamp: Stamp) {

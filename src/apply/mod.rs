@@ -8,6 +8,7 @@
 //! heartbeats count (`heard`).
 
 mod clock;
+mod dangling;
 mod feedback;
 mod fetch;
 mod fetched;

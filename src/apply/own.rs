@@ -1,4 +1,5 @@
-//! A transaction of this node's own that has to be committed before a remote one can be applied: removals.
+//! A transaction of this node's own that has to be committed before a remote one can be applied: removals, and parents
+//! that are written anew.
 //!
 //! It runs without the subscription's origin, so that the commit is a local one with a local stamp, and is replicated; and
 //! it is on disk before it is seen, since the remote transaction that led to it comes again after a crash but finds
@@ -7,9 +8,10 @@
 use std::collections::BTreeSet;
 
 use meld_core::conflict::ConflictType;
-use meld_core::converge::{self, First, Outcome};
+use meld_core::converge::{self, First, LinkedStore, Outcome};
 use meld_core::ids::RelId;
 use meld_core::time::Stamp;
+use pgrx::prelude::PgSqlErrorCode;
 
 use super::clock::wait_until_past;
 use super::fetched::Fetched;
@@ -17,7 +19,7 @@ use super::row::Row;
 use super::store::{Committer, HeapStore, RemoteContext};
 use super::tables::Tables;
 use super::transaction::Surroundings;
-use crate::log::Result;
+use crate::log::{Failure, Result};
 use crate::pg::origin::WithoutOrigin;
 use crate::pg::trap::trap;
 
@@ -37,7 +39,7 @@ pub fn carry_out(
     around: &mut Surroundings<'_>,
     conflicts: &mut Vec<ConflictType>,
 ) -> Result<bool> {
-    let latest = first.iter().map(version).fold(led_by.stamp, Stamp::max);
+    let latest = first.iter().map(|first| version(first, fetched)).fold(led_by.stamp, Stamp::max);
     wait_until_past(latest.commit_ts, latest.node)?;
     let mut alone = BTreeSet::new();
     loop {
@@ -77,6 +79,12 @@ fn one_round(
         tables.abort();
         return Ok(Round::Undecided);
     }
+    // what was decided a moment ago may leave somebody alone by now
+    let is_whole = store.orphans()?.is_empty();
+    if !is_whole {
+        tables.abort();
+        return Err(overtaken());
+    }
     if let Err(busy) = tables.check_dead()? {
         tables.abort();
         return Ok(Round::Busy(busy));
@@ -86,8 +94,18 @@ fn one_round(
 }
 
 /// The stamp that the transaction's own has to pass.
-fn version(first: &First<Row>) -> Stamp {
+fn version(first: &First<Row>, fetched: &Fetched) -> Stamp {
     match first {
-        First::Remove(removal) | First::KeepParent { or_else: removal, .. } => removal.version,
+        First::Remove(removal) => removal.version,
+        First::KeepParent { parent, or_else } => {
+            fetched.stamp(parent).map_or(or_else.version, |there| there.max(or_else.version))
+        }
     }
+}
+
+fn overtaken() -> Failure {
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "rows changed too fast for a foreign key conflict to be resolved",
+    )
 }

@@ -13,6 +13,9 @@ pub struct RowName {
     pub schema: String,
     pub table: String,
     pub key: Vec<KeyValue>,
+    /// The key is not the one by which rows of the table are found, but what another row refers to; the table may be
+    /// partitioned.
+    pub is_reference: bool,
 }
 
 /// One column of a key: its name and its value as text.
@@ -51,8 +54,8 @@ impl Row {
         Rc::ptr_eq(&self.0, &other.0)
     }
 
-    fn parts(&self) -> Option<(&str, &str, &[KeyValue])> {
-        self.name().map(|name| (name.schema.as_str(), name.table.as_str(), name.key.as_slice()))
+    fn parts(&self) -> Option<(&str, &str, &[KeyValue], bool)> {
+        self.name().map(|name| (name.schema.as_str(), name.table.as_str(), name.key.as_slice(), name.is_reference))
     }
 }
 
@@ -85,6 +88,7 @@ mod tests {
             schema: "public".to_owned(),
             table: table.to_owned(),
             key: vec![KeyValue { column: "id".to_owned(), text: key.to_string() }],
+            is_reference: false,
         })
     }
 
@@ -104,6 +108,7 @@ mod tests {
             schema: "public".to_owned(),
             table: "a".to_owned(),
             key: vec![KeyValue { column: "id".to_owned(), text: "1".to_owned() }],
+            is_reference: false,
         });
         assert_eq!(in_hand, row("a", 1));
     }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use meld_core::converge::{
     Change, Operation, Orphan, Outcome, Removal, Replaced, RowStore, apply_change, apply_removal, apply_void,
+    check_foreign_keys,
 };
 use meld_core::ids::RelId;
 use meld_core::value::Tuple;
@@ -19,6 +20,7 @@ use super::truncate;
 use crate::log::{Failure, Result};
 use crate::pg::counter::Amount;
 use crate::pg::target::RowSide;
+use crate::settings;
 
 pub struct Step<'s, 'w> {
     pub tables: &'s mut Tables,
@@ -100,6 +102,12 @@ impl Step<'_, '_> {
             self.tables.end_change(table);
         }
         Ok(outcome)
+    }
+
+    /// Behind the last change: no row may be without its parent.
+    pub fn check_foreign_keys(&mut self) -> Result<Outcome<Row>> {
+        let (policy, stamp) = (settings::FOREIGN_KEY_CONFLICT.get().into(), self.remote.stamp);
+        check_foreign_keys(policy, stamp, &mut self.store(None))
     }
 
     fn removal(&mut self, removal: &wire::Removal) -> Result<Outcome<Row>> {

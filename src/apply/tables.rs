@@ -11,7 +11,9 @@ use meld_core::time::Stamp;
 use meld_core::value::{Tuple, Value};
 use meld_core::wire::RelationDescription;
 
+use super::dangling::Dangling;
 use super::row::{KeyValue, RowName};
+use crate::catalog::foreign_key::{self, Links};
 use crate::conflict::overrides::Overrides;
 use crate::conflict::tombstones::Tombstones;
 use crate::conflict::voids::Voids;
@@ -36,6 +38,8 @@ pub struct OpenTable {
     pub floor: Option<Option<Stamp>>,
     /// This transaction may put rows where none is.
     is_shared: bool,
+    /// Its foreign keys, once they were asked for.
+    links: Option<Option<Rc<Links>>>,
 }
 
 /// A key without a row to which the transaction did something that a row put there meanwhile would not know of.
@@ -50,6 +54,7 @@ pub struct Tables {
     pub memory: ChangeMemory,
     pub tombstones: Tombstones,
     pub overrides: Overrides,
+    pub dangling: Dangling,
     /// Few transactions need them.
     voids: Option<Voids>,
     open: Vec<OpenTable>,
@@ -71,7 +76,20 @@ impl Tables {
         let (tombstones, overrides) = (Tombstones::default(), Overrides::default());
         let (open, by_relation) = (Vec::new(), HashMap::new());
         let (voids, dead, busy) = (None, Vec::new(), BTreeSet::new());
-        Tables { xact, memory, tombstones, overrides, voids, open, by_relation, dead, busy, is_immediate: false }
+        let dangling = Dangling::default();
+        Tables {
+            xact,
+            memory,
+            tombstones,
+            overrides,
+            dangling,
+            voids,
+            open,
+            by_relation,
+            dead,
+            busy,
+            is_immediate: false,
+        }
     }
 
     /// The table of a relation of the stream.
@@ -103,8 +121,26 @@ impl Tables {
             self.is_immediate = true;
         }
         let counters = target.counters(&description)?;
-        self.open.push(OpenTable { target, description, counters, floor: None, is_shared: false });
+        self.open.push(OpenTable { target, description, counters, floor: None, is_shared: false, links: None });
         Ok(self.open.len() - 1)
+    }
+
+    /// The table as a fetched row has it.
+    pub fn by_relation(&mut self, relation: &Rc<RelationDescription>) -> Result<usize> {
+        match self.open.iter().position(|table| Rc::ptr_eq(&table.description, relation)) {
+            Some(table) => Ok(table),
+            None => self.open(relation.clone()),
+        }
+    }
+
+    /// The foreign keys of a table and to it; `None` for one that has nothing to do with any. In a change.
+    pub fn links(&mut self, table: usize) -> Result<Option<Rc<Links>>> {
+        let open = &mut self.open[table];
+        if open.links.is_none() {
+            let any = open.target.has_foreign_keys();
+            open.links = Some(if any { Some(foreign_key::links(open.target.oid())?) } else { None });
+        }
+        Ok(open.links.clone().flatten())
     }
 
     pub fn voids(&mut self) -> Result<&mut Voids> {
@@ -251,6 +287,24 @@ impl OpenTable {
             schema: self.description.schema.clone(),
             table: self.description.name.clone(),
             key: self.key_of(side),
+            is_reference: false,
+        }
+    }
+
+    /// The name of a row that is given whole, as a tuple of the relation.
+    pub fn name_of_key_in(&self, row: &Tuple) -> RowName {
+        let columns = self.target.key_columns();
+        let all = self.description.columns.iter().zip(row.values());
+        let values: HashMap<&str, Value<'_>> = all.map(|(column, value)| (column.name.as_str(), value)).collect();
+        let key = columns.into_iter().filter_map(|column| match values.get(column.as_str())? {
+            Value::Text(text) => Some(KeyValue { text: String::from_utf8_lossy(text).into_owned(), column }),
+            Value::Null | Value::Unchanged | Value::Binary(_) => None,
+        });
+        RowName {
+            schema: self.description.schema.clone(),
+            table: self.description.name.clone(),
+            key: key.collect(),
+            is_reference: false,
         }
     }
 
@@ -264,6 +318,11 @@ impl OpenTable {
             }
             Value::Null | Value::Unchanged | Value::Binary(_) => None,
         });
-        RowName { schema: self.description.schema.clone(), table: self.description.name.clone(), key: key.collect() }
+        RowName {
+            schema: self.description.schema.clone(),
+            table: self.description.name.clone(),
+            key: key.collect(),
+            is_reference: false,
+        }
     }
 }

@@ -197,12 +197,23 @@ impl RemoteTransaction {
         }
         match commit {
             None => Ok(Try::Done),
-            Some(commit) => self.finish(commit),
+            Some(commit) => self.finish(commit, around),
         }
     }
 
-    fn finish(&mut self, commit: &Commit) -> Result<Try> {
+    fn finish(&mut self, commit: &Commit, around: &mut Surroundings<'_>) -> Result<Try> {
+        let remote = self.remote();
         let Some(tables) = &mut self.tables else { return Ok(Try::Empty) };
+        if !tables.dangling.is_empty() {
+            let (fetched, counts, doing) = (&mut self.fetched, &mut self.counts, &mut self.doing);
+            let mut step = step::Step { tables, around, fetched, remote, counts, doing };
+            match step.check_foreign_keys()? {
+                Outcome::Applied | Outcome::Ignored => {}
+                Outcome::First(first) => return Ok(Try::First(first)),
+                Outcome::Undecided => return Err(step.undecided()),
+                Outcome::Violation(orphan) => return Err(step.violation(&orphan)),
+            }
+        }
         let own = Stamp { commit_ts: commit.commit_ts, node: self.begin.origin };
         let latest = self.fetched.latest().map_or(own, |fetched| fetched.max(own));
         wait_until_past(latest.commit_ts, latest.node)?;

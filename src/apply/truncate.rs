@@ -91,6 +91,9 @@ pub fn apply(step: &mut Step<'_, '_>, truncate: &Truncate) -> Result<Outcome<Row
             return Ok(Outcome::Undecided);
         }
         oids.push(table.oid);
+        if table.is_referred_to() {
+            step.tables.dangling.emptied.push(table.oid);
+        }
         table.close();
     }
     if all_go {

@@ -71,7 +71,8 @@ pub fn find(oid: Oid, columns: &[String], values: &[String]) -> Result<Option<Pl
         let Some(leaf) = leaf else { return Ok(None) };
         let Some(part) = describe(leaf)? else { return Ok(None) };
         let key = key_names(leaf)?;
-        let texts: Vec<String> = key.iter().map(|name| format!("pg_catalog.format('%s', p.{})", quoted(name))).collect();
+        let texts: Vec<String> =
+            key.iter().map(|name| format!("pg_catalog.format('%s', p.{})", quoted(name))).collect();
         let sql = format!("SELECT ARRAY[{}]::text[] FROM ONLY {} p WHERE {condition}", texts.join(", "), part.quoted());
         let found = as_table_owner(part.owner, || query::first(&sql, &values, |row| row.get::<Vec<String>>(1)))?;
         let Table { schema, name, .. } = part;

@@ -18,6 +18,7 @@ use pgrx::{Spi, pg_sys};
 
 use super::Oid;
 use super::plan::Plan;
+use super::server::with_latest_snapshot;
 use super::target::Target;
 use crate::log::{Failure, Result};
 
@@ -100,27 +101,44 @@ impl Target {
         if key.child_key.is_empty() && !keys.is_empty() {
             return Err(keyless(key));
         }
-        let named = |values: Vec<String>| ChildRow {
-            schema: key.child_schema.clone(),
-            table: key.child_table.clone(),
-            key: key.child_key.iter().cloned().zip(values).collect(),
-        };
-        Ok(keys.into_iter().map(named).collect())
+        Ok(keys.into_iter().map(|values| key.named(values)).collect())
     }
 }
 
 impl ForeignKey {
+    /// All rows of the table that refers, whatever they refer to.
+    pub fn all_rows(&self) -> Result<Vec<ChildRow>> {
+        if self.child_key.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (columns, schema, table) = (self.key_texts(), quoted(&self.child_schema), quoted(&self.child_table));
+        let sql = format!("SELECT ARRAY[{columns}]::text[] FROM ONLY {schema}.{table} c");
+        let keys = as_table_owner(self.child_owner, || with_latest_snapshot(|| query(&sql, &[])))?;
+        Ok(keys.into_iter().map(|values| self.named(values)).collect())
+    }
+
+    fn named(&self, values: Vec<String>) -> ChildRow {
+        ChildRow {
+            schema: self.child_schema.clone(),
+            table: self.child_table.clone(),
+            key: self.child_key.iter().cloned().zip(values).collect(),
+        }
+    }
+
+    fn key_texts(&self) -> String {
+        let column = |column: &String| format!("pg_catalog.format('%s', c.{})", quoted(column));
+        self.child_key.iter().map(column).collect::<Vec<String>>().join(", ")
+    }
+
     /// A row that refers to itself goes with itself.
     fn query(&self, is_own_table: bool) -> String {
-        let column = |column: &String| format!("pg_catalog.format('%s', c.{})", quoted(column));
-        let columns: Vec<String> = self.child_key.iter().map(column).collect();
         let itself = match is_own_table {
             true => format!(" AND c.ctid OPERATOR(pg_catalog.<>) ${}", self.parent_columns.len() + 1),
             false => String::new(),
         };
         format!(
             "SELECT ARRAY[{}]::text[] FROM ONLY {}.{} c WHERE {}{itself}",
-            columns.join(", "),
+            self.key_texts(),
             quoted(&self.child_schema),
             quoted(&self.child_table),
             self.condition,

@@ -51,13 +51,20 @@ pub struct ParentRow {
     /// Name and value, in the form of the table's types, of each column that is referred to. These are unique, but they
     /// need not be the key by which rows of the table are found.
     pub columns: Vec<(String, String)>,
+    pub is_partitioned: bool,
 }
 
 impl ParentKey {
     fn lock_query(&self) -> String {
         let only = if self.is_partitioned { "" } else { "ONLY " };
         let (schema, table) = (quoted(&self.parent_schema), quoted(&self.parent_table));
-        format!("SELECT FROM {only}{schema}.{table} p WHERE {} FOR KEY SHARE OF p", self.condition)
+        let lock = " FOR KEY SHARE OF p";
+        #[cfg(feature = "planted_fault")]
+        let lock = match crate::settings::PLANTED_FAULT.get() {
+            crate::settings::PlantedFault::NoParentLocks => "",
+            _ => lock,
+        };
+        format!("SELECT FROM {only}{schema}.{table} p WHERE {}{lock}", self.condition)
     }
 }
 
@@ -116,19 +123,10 @@ impl Target {
         })
     }
 
-    /// Whether rows of the table refer to others, or others may refer to them: the server's own triggers for that tell.
+    /// Whether the table has foreign keys, or others have some to it.
     pub fn has_foreign_keys(&self) -> bool {
-        // SAFETY: the relation is open; its description of triggers is an array of so many, or null
-        unsafe {
-            let triggers = (*self.relation).trigdesc;
-            let all: &[pg_sys::Trigger] = if triggers.is_null() {
-                &[]
-            } else {
-                std::slice::from_raw_parts((*triggers).triggers, (*triggers).numtriggers as usize)
-            };
-            let none = pg_sys::RI_TRIGGER_NONE as c_int;
-            all.iter().any(|trigger| pg_sys::RI_FKey_trigger_type(trigger.tgfoid) != none)
-        }
+        // SAFETY: the relation is open
+        unsafe { refers_or_is_referred_to(self.relation) }
     }
 
     /// # Safety
@@ -162,6 +160,7 @@ impl Target {
             schema: key.parent_schema.clone(),
             name: key.parent_table.clone(),
             columns: key.parent_names.iter().cloned().zip(named).collect(),
+            is_partitioned: key.is_partitioned,
         }))
     }
 
@@ -211,5 +210,23 @@ impl Target {
         let sql = format!("SELECT ARRAY[{}]::text[]", printed.join(", "));
         let own = as_table_owner(key.parent_owner, || query(&sql, &own))?.pop();
         Ok(own.as_deref() == Some(named))
+    }
+}
+
+/// Whether rows of a table refer to others, or others may refer to them: the server's own triggers for that tell.
+///
+/// # Safety
+/// An open relation.
+pub(super) unsafe fn refers_or_is_referred_to(relation: pg_sys::Relation) -> bool {
+    // SAFETY: the relation's description of triggers is an array of so many, or null
+    unsafe {
+        let triggers = (*relation).trigdesc;
+        let all: &[pg_sys::Trigger] = if triggers.is_null() {
+            &[]
+        } else {
+            std::slice::from_raw_parts((*triggers).triggers, (*triggers).numtriggers as usize)
+        };
+        let none = pg_sys::RI_TRIGGER_NONE as c_int;
+        all.iter().any(|trigger| pg_sys::RI_FKey_trigger_type(trigger.tgfoid) != none)
     }
 }

@@ -120,6 +120,21 @@ impl Target {
         Ok(())
     }
 
+    /// All delta columns of the row that was found, for this node's own stream; `None` if there are none.
+    pub fn old_counters(&self) -> Result<Option<Tuple>> {
+        // SAFETY: the relation is open; the local slot holds a row of it, a copy of which is the current memory context's
+        unsafe {
+            let columns = delta::of(self.relation)?;
+            if columns.is_empty() {
+                return Ok(None);
+            }
+            let mut is_copy = false;
+            let tuple = pg_sys::ExecFetchSlotHeapTuple(self.local, false, &mut is_copy);
+            let amounts = delta::amounts(self.relation, tuple, &columns)?;
+            Ok(Some(delta::amounts_tuple(self.relation, &columns, &amounts)))
+        }
+    }
+
     /// Makes the remote row a copy of the one that was found.
     pub fn take_local_row(&mut self) {
         // SAFETY: both slots are of this relation; values point into the tuple that `local` keeps pinned

@@ -79,6 +79,12 @@ impl Target {
         }
     }
 
+    /// By which the output plugin knows the remote row, once it is put.
+    pub fn remote_fingerprint(&self) -> Option<u64> {
+        // SAFETY: the remote slot has all of its values; the tuple is the current memory context's
+        unsafe { row_key::fingerprint(self.relation, pg_sys::ExecCopySlotHeapTuple(self.remote), false) }
+    }
+
     /// Name and value, as the type prints it, of each key column of a row. Null values are left out: no key has any.
     pub fn key_values(&self, side: RowSide) -> Vec<(String, String)> {
         let slot = if side == RowSide::Remote { self.remote } else { self.local };

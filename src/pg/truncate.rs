@@ -11,6 +11,7 @@ use super::Oid;
 use super::key_bytes::{KeyColumns, RowKey};
 use super::names::table_oid;
 use super::origin::writer_of_row;
+use super::parents::refers_or_is_referred_to;
 use super::row_json::json_of;
 use super::row_key;
 use super::target::Found;
@@ -44,6 +45,12 @@ impl DoomedTable {
             let key = KeyColumns::of(relation).and_then(std::result::Result::ok);
             Ok(DoomedTable { relation, key, oid })
         }
+    }
+
+    /// Whether others refer to its rows.
+    pub fn is_referred_to(&self) -> bool {
+        // SAFETY: the relation is open
+        unsafe { refers_or_is_referred_to(self.relation) }
     }
 
     /// Shows each row, until one of them makes `look` fail.

@@ -46,6 +46,10 @@ impl HeapStore<'_> {
     /// Does something to a row that is not in hand, with its key in its target's remote slot.
     pub(super) fn at<T>(&mut self, row: &Row, work: impl FnOnce(&mut Self, usize) -> Result<T>) -> Result<T> {
         let (Some(name), None) = (row.name(), &self.in_hand) else { return Err(not_in_hand()) };
+        if name.is_reference {
+            let row = self.by_key(row, name)?.ok_or_else(not_in_hand)?;
+            return self.at(&row, work);
+        }
         let table = self.tables.by_name(&name.schema, &name.table)?;
         let key = self.open(table).key_tuple(&name.key);
         self.tables.begin_change(table);
@@ -111,7 +115,7 @@ impl HeapStore<'_> {
         };
         if values == Values::Fetched && !std::mem::replace(&mut in_hand.has_fetched, true) {
             let Some(there) = self.fetched.row(row) else { return Err(not_in_hand()) };
-            self.tables.get(in_hand.table).target.read(there)?;
+            self.tables.get(in_hand.table).target.read(&there.row)?;
         }
         Ok(())
     }
@@ -147,6 +151,7 @@ impl HeapStore<'_> {
             if seen.has_override {
                 self.tables.overrides.clear(oid, &key)?;
             }
+            self.look_after_delete(table)?;
         } else if !has_counters {
             self.tables.note_dead(table);
         }

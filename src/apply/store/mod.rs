@@ -104,15 +104,24 @@ impl RowStore for HeapStore<'_> {
                 }
                 Ok(here)
             }
-            None => self.at(row, |store, table| {
-                let found = store.open(table).target.find(true, Snapshots::Fresh)?;
-                Ok(store.state(table, found, false)?.0)
-            }),
+            None => match row.name().filter(|name| name.is_reference) {
+                Some(name) => self.find_referenced(row, name),
+                None => self.at(row, |store, table| {
+                    let found = store.open(table).target.find(true, Snapshots::Fresh)?;
+                    Ok(store.state(table, found, false)?.0)
+                }),
+            },
         }
     }
 
     fn floor(&mut self, row: &Row) -> Result<Option<Stamp>> {
-        let table = self.table_of(row)?;
+        let table = match row.name().filter(|name| name.is_reference) {
+            None => self.table_of(row)?,
+            Some(_) => match self.fetched.row(row).map(|there| there.relation.clone()) {
+                Some(relation) => self.tables.by_relation(&relation)?,
+                None => return Ok(None),
+            },
+        };
         if self.open(table).floor.is_none() {
             let oid = self.open(table).target.oid();
             let floor = self.tables.tombstones.floor(oid, self.writers, self.remote.stamp)?;
@@ -122,6 +131,9 @@ impl RowStore for HeapStore<'_> {
     }
 
     fn put(&mut self, row: &Row, stamp: Stamp, values: Values) -> Result<()> {
+        if self.in_hand(row).is_none() {
+            return self.with_fetched(row, |store| store.put(row, stamp, values));
+        }
         self.take(row, values)?;
         let Some(in_hand) = &self.in_hand else { return Err(not_in_hand()) };
         let (table, seen) = (in_hand.table, in_hand.seen);
@@ -133,6 +145,7 @@ impl RowStore for HeapStore<'_> {
             target.insert()?;
             self.check_put(table, kept.as_ref())?;
         }
+        self.look_after_put(table, seen.is_live)?;
         let seen = Seen { has_tombstone: seen.has_tombstone || kept.is_some(), ..seen };
         let target = &mut self.tables.get(table).target;
         let is_explicit = stamp != self.remote.stamp || self.committer == Committer::Own;
@@ -181,6 +194,9 @@ impl RowStore for HeapStore<'_> {
     fn fetch(&mut self, row: &Row) -> Result<Answer> {
         self.name(row);
         let Some(name) = row.name() else { return Err(not_in_hand()) };
+        if self.in_hand(row).is_none() {
+            return self.fetched.fetch_parent(self.fetcher, row, name, self.remote.xid);
+        }
         let table = self.table_of(row)?;
         let open = self.tables.get(table);
         let key = open.key_tuple(&name.key);
@@ -188,6 +204,9 @@ impl RowStore for HeapStore<'_> {
     }
 
     fn clashes(&mut self, row: &Row, values: Values) -> Result<Vec<(Row, LocalStamp)>> {
+        if self.in_hand(row).is_none() {
+            return self.with_fetched(row, |store| store.clashes(row, values));
+        }
         self.name(row);
         self.take(row, values)?;
         let Some(table) = self.in_hand.as_ref().map(|in_hand| in_hand.table) else { return Err(not_in_hand()) };

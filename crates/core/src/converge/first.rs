@@ -83,7 +83,7 @@ fn keep_parent<S: LinkedStore>(
         Here::Live(_) => store.rewrite(parent, Values::IncomingOverHere)?,
         Here::Nothing | Here::Dead(_) if !store.has_fetched(parent) => return Ok(true),
         Here::Nothing | Here::Dead(_) => {
-            let clashes = !store.clashes(parent, Values::Fetched)?.is_empty();
+            let clashes = !store.clashes(parent, Values::Fetched)?.is_empty() || store.strands(parent)?;
             if clashes || !store.missing_parents(parent, Values::Fetched)?.is_empty() {
                 return remove(or_else, led_by, store);
             }

@@ -90,7 +90,7 @@ fn ancestry<S: LinkedStore>(parent: &S::Row, store: &mut S) -> Result<Option<Vec
     let mut at = 0;
     while at < rows.len() {
         let row = rows[at].clone();
-        if !store.clashes(&row, Values::Fetched)?.is_empty() {
+        if !store.clashes(&row, Values::Fetched)?.is_empty() || store.strands(&row)? {
             return Ok(None);
         }
         for above in store.missing_parents(&row, Values::Fetched)? {

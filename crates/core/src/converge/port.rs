@@ -174,6 +174,12 @@ pub trait LinkedStore: RowStore {
     /// The other rows that this one, so written, would refer to and that are not here.
     fn missing_parents(&mut self, row: &Self::Row, values: Values) -> Result<Vec<Self::Row>, Self::Error>;
 
+    /// Whether a row that has been fetched, so written, would leave rows without their parent that refer to other values of
+    /// the row that is here.
+    fn strands(&mut self, _row: &Self::Row) -> Result<bool, Self::Error> {
+        Ok(false)
+    }
+
     /// The rows that the transaction in hand leaves without a parent, against concurrent local transactions too: the
     /// parents of those not listed are locked.
     fn orphans(&mut self) -> Result<Vec<Orphan<Self::Row>>, Self::Error>;
