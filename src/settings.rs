@@ -96,12 +96,6 @@ pub enum PlantedFault {
     /// A row that was fetched, or that a contribution rewrote, gets the stamp of its transaction.
     #[name = c"no_overrides"]
     NoOverrides,
-    /// Nobody looks for rows without their parents.
-    #[name = c"no_foreign_keys"]
-    NoForeignKeys,
-    /// A parent that is here is not locked.
-    #[name = c"no_parent_locks"]
-    NoParentLocks,
 }
 
 pub fn register() {

@@ -58,13 +58,7 @@ impl ParentKey {
     fn lock_query(&self) -> String {
         let only = if self.is_partitioned { "" } else { "ONLY " };
         let (schema, table) = (quoted(&self.parent_schema), quoted(&self.parent_table));
-        let lock = " FOR KEY SHARE OF p";
-        #[cfg(feature = "planted_fault")]
-        let lock = match crate::settings::PLANTED_FAULT.get() {
-            crate::settings::PlantedFault::NoParentLocks => "",
-            _ => lock,
-        };
-        format!("SELECT FROM {only}{schema}.{table} p WHERE {}{lock}", self.condition)
+        format!("SELECT FROM {only}{schema}.{table} p WHERE {} FOR KEY SHARE OF p", self.condition)
     }
 }
 

@@ -1,0 +1,6 @@
+//! Foreign keys between nodes that write apart: no row is without its parent on any node at any moment, and the nodes end
+//! alike, in each mode.
+
+mod fuzz;
+mod orphans;
+mod race;
