@@ -27,7 +27,8 @@ pg_module_magic!();
 extension_sql_file!("../sql/catalog.sql", name = "catalog", bootstrap);
 extension_sql_file!("../sql/state.sql", name = "state", requires = ["catalog"]);
 extension_sql_file!("../sql/delta.sql", name = "delta", requires = ["state"]);
-extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["delta"]);
+extension_sql_file!("../sql/exceptions.sql", name = "exceptions", requires = ["delta"]);
+extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["exceptions"]);
 extension_sql_file!("../sql/snowflake.sql", name = "snowflake", requires = ["functions"]);
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["snowflake"]);
 

@@ -205,8 +205,9 @@ fn begun(
     if *progress == Progress::Silent {
         *progress = match first_origin(transaction.origin, agreement)? {
             Some(origin) => {
-                let Transaction { xid, commit_ts, commit_lsn, .. } = transaction;
-                frames.append(&Message::Begin(Begin { xid, commit_ts, origin, commit_lsn })).map_err(too_large)?;
+                let Transaction { xid, commit_ts, commit_lsn, end_lsn, .. } = transaction;
+                let begin = Begin { xid, commit_ts, origin, commit_lsn, end_lsn };
+                frames.append(&Message::Begin(begin)).map_err(too_large)?;
                 Progress::Begun
             }
             None => Progress::Unwanted,

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod conflict;
 pub mod converge;
 pub mod counter;
+pub mod failure;
 pub mod fingerprint;
 pub mod horizon;
 pub mod identity;

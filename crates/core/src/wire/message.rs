@@ -59,6 +59,8 @@ pub struct Begin {
     pub origin: NodeId,
     /// Position of the commit record.
     pub commit_lsn: Lsn,
+    /// End of the commit record, by which people name the transaction.
+    pub end_lsn: Lsn,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]

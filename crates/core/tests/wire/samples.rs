@@ -137,6 +137,7 @@ fn begin() -> Message {
         commit_ts: Timestamp(800_000_000_000_000),
         origin: NodeId(1),
         commit_lsn: Lsn(0x16_b374_d848),
+        end_lsn: Lsn(0x16_b374_d878),
     })
 }
 
@@ -305,9 +306,11 @@ pub fn any_message() -> impl Strategy<Value = Message> {
     let commit_ts = || any::<i64>().prop_map(Timestamp);
     prop_oneof![
         any_startup(),
-        (any::<u32>(), commit_ts(), any::<u16>(), lsn()).prop_map(|(xid, commit_ts, origin, commit_lsn)| {
-            Message::Begin(Begin { xid: Xid(xid), commit_ts, origin: NodeId(origin), commit_lsn })
-        }),
+        (any::<u32>(), commit_ts(), any::<u16>(), lsn(), lsn()).prop_map(
+            |(xid, commit_ts, origin, commit_lsn, end_lsn)| {
+                Message::Begin(Begin { xid: Xid(xid), commit_ts, origin: NodeId(origin), commit_lsn, end_lsn })
+            }
+        ),
         (lsn(), lsn(), commit_ts()).prop_map(|(commit_lsn, end_lsn, commit_ts)| {
             Message::Commit(Commit { commit_lsn, end_lsn, commit_ts })
         }),
