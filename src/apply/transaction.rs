@@ -140,7 +140,9 @@ impl RemoteTransaction {
                 Ok(Try::Committed) => return Ok(true),
                 Ok(Try::First(first)) => {
                     self.abort();
-                    self.carry_out(&first, around)?;
+                    if let Err(failure) = self.carry_out(&first, around) {
+                        self.pause_or_give_up(failure)?;
+                    }
                 }
                 Ok(Try::Busy(tables)) => {
                     self.abort();

@@ -2,5 +2,6 @@
 //! alike, in each mode.
 
 mod fuzz;
+mod kinds;
 mod orphans;
 mod race;

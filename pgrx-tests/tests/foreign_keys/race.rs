@@ -1,6 +1,6 @@
 //! One node deletes a user while another takes an order for it.
 
-use meld_cluster_tests::{Cluster, Node, Plan, compare, mesh, settle, stamps};
+use meld_cluster_tests::{Cluster, Node, Plan, compare, fault, log_scan, mesh, settle, stamps, wait};
 use serde_json::json;
 
 use crate::orphans::{self, Reference};
@@ -54,11 +54,19 @@ fn race(cluster: &Cluster) {
     }
 }
 
+/// Somebody has written down that the foreign key led to this.
+#[track_caller]
+fn assert_told(cluster: &Cluster, entry: &str) {
+    let all: Vec<Vec<String>> = cluster.nodes().iter().map(told).collect();
+    assert!(all.iter().flatten().any(|one| one == entry), "{entry} in {all:?}");
+}
+
 #[test]
 fn keep_parent() {
     let cluster = start("fk_keep", 2, "keep_parent");
     race(&cluster);
     assert_eq!(rows(&cluster), "user 1 user 2 order 10");
+    assert_told(&cluster, "users 1 foreign_key keep_local");
     assert_agree(&cluster);
     cluster.node(1).batch("UPDATE users SET name = 'Anna' WHERE id = 1; INSERT INTO orders VALUES (11, 1)");
     settle::settle(&cluster);
@@ -71,9 +79,50 @@ fn drop_child() {
     let cluster = start("fk_drop", 2, "drop_child");
     race(&cluster);
     assert_eq!(rows(&cluster), "user 2 ");
+    assert_told(&cluster, "orders 10 foreign_key apply_remote");
     assert_agree(&cluster);
+    // it is not lost
+    let lost = "SELECT local_row->>'what' FROM meld.resolutions WHERE relname = 'orders' AND local_row IS NOT NULL";
+    assert_eq!(cluster.node(2).values::<String>(lost), ["tea"]);
     cluster.node(1).batch("INSERT INTO orders VALUES (11, 2)");
     settle::settle(&cluster);
+    assert_agree(&cluster);
+    cluster.finish();
+}
+
+/// Neither gives way: the transactions that would leave a row alone wait for somebody to decide.
+#[test]
+fn exception() {
+    let cluster = Plan::new("fk_exception", 2)
+        .setting("meld.foreign_key_conflict = exception")
+        .setting("meld.exception_behaviour = retry")
+        .start_mesh();
+    mesh::replicate(&cluster, TABLES);
+    cluster.expect_log("would be left without its parent");
+    cluster.nodes().iter().for_each(fault::expect_worker_exits);
+    let [n1, n2] = [cluster.node(1), cluster.node(2)];
+    n1.batch("INSERT INTO users VALUES (1, 'Ann'), (2, 'Bob')");
+    settle::settle(&cluster);
+    mesh::disconnect(&cluster);
+    n1.batch("DELETE FROM users WHERE id = 1");
+    n2.batch("INSERT INTO orders VALUES (10, 1, 'tea')");
+    for (subscriber, provider) in cluster.links() {
+        mesh::set_enabled(subscriber, provider, true);
+    }
+    for node in cluster.nodes() {
+        let log = || log_scan::entries_with(&node.server.log, "would be left without its parent").len();
+        wait::until_value("the error in the log", log, |count| *count > 0);
+    }
+    assert_eq!(n1.values::<i32>("SELECT id FROM users"), [2]);
+    assert_eq!(n2.values::<i32>("SELECT id FROM orders"), [10]);
+    orphans::assert_none(&cluster, &REFERENCES);
+    // one of the ways out
+    for node in cluster.nodes() {
+        node.batch("ALTER SYSTEM SET meld.foreign_key_conflict = 'keep_parent'");
+        node.batch("SELECT pg_reload_conf()");
+    }
+    settle::settle_decisions(&cluster);
+    assert_eq!(rows(&cluster), "user 1 user 2 order 10");
     assert_agree(&cluster);
     cluster.finish();
 }
@@ -93,6 +142,53 @@ fn keep_parent_keeps_the_balance() {
     assert_agree(&cluster);
     for node in cluster.nodes() {
         assert_eq!(node.values::<i32>("SELECT balance FROM users ORDER BY id"), [1077, 1077], "{}", node.name);
+    }
+    cluster.finish();
+}
+
+/// kill -9 of a node that has kept a parent and is applying the transaction that led to it once more. That one is so large
+/// that there is time.
+#[track_caller]
+fn kill_behind_a_kept_parent(cluster: &Cluster, child_arrives: bool) {
+    let [n1, n2] = [cluster.node(1), cluster.node(2)];
+    let (deciding, other) = if child_arrives { (n1, n2) } else { (n2, n1) };
+    let many = "INSERT INTO bulk SELECT g FROM generate_series(1, 60000) g";
+    mesh::disconnect(cluster);
+    let (delete, insert) = ("DELETE FROM users WHERE id = 1", "INSERT INTO orders VALUES (10, 1, 'tea')");
+    match child_arrives {
+        true => {
+            n1.batch(delete);
+            n2.batch(&format!("BEGIN; {insert}; {many}; COMMIT"));
+        }
+        false => {
+            n2.batch(insert);
+            n1.batch(&format!("BEGIN; {delete}; {many}; COMMIT"));
+        }
+    }
+    let stamp = |node: &Node| stamps::of(node, "users", &[json!({ "id": 1 })]);
+    let before = stamp(deciding);
+    let name = mesh::subscription(deciding, other);
+    deciding.batch(&format!("SELECT meld.sub_enable('{name}', immediate => true)"));
+    let kept = || (stamp(deciding) != before, deciding.value::<i64>("SELECT count(*) FROM bulk"));
+    let (_, rows_then) = wait::until_value("the parent to be kept", kept, |(is_kept, _)| *is_kept);
+    assert_eq!(rows_then, 0, "the transaction behind it is not there yet");
+    fault::kill_postmaster(deciding);
+    fault::start(deciding);
+    assert_eq!(deciding.value::<i64>("SELECT count(*) FROM users WHERE id = 1"), 1, "kept for good");
+    mesh::reconnect(cluster);
+    assert_eq!(rows(cluster), "user 1 user 2 order 10");
+    assert_agree(cluster);
+    cluster.node(1).batch("DELETE FROM orders; TRUNCATE bulk");
+    settle::settle(cluster);
+}
+
+#[test]
+fn kill_9_between_a_kept_parent_and_its_cause() {
+    let cluster = start("fk_kill", 2, "keep_parent");
+    cluster.batch("CREATE TABLE bulk (id int PRIMARY KEY); SELECT meld.repset_add_table('default', 'bulk')");
+    fault::expect_lost_links(&cluster);
+    for child_arrives in [true, false] {
+        kill_behind_a_kept_parent(&cluster, child_arrives);
     }
     cluster.finish();
 }

@@ -207,6 +207,7 @@ impl HeapStore<'_> {
                 store.open(table).target.insert()?;
                 store.check_put(table, kept.as_ref())?;
             }
+            store.look_after_put(table, seen.is_live)?;
             let target = &store.open(table).target;
             let (oid, key) = (target.oid(), target.row_key(RowSide::Remote));
             if seen.has_override {

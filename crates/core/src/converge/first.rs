@@ -18,10 +18,15 @@ pub fn carry_out<S: LinkedStore>(
     led_by: Stamp,
     store: &mut S,
 ) -> Result<Outcome<S::Row>, S::Error> {
+    let kept = |item: &First<S::Row>| match item {
+        First::Remove(_) => None,
+        First::KeepParent { parent, .. } => Some(parent.clone()),
+    };
+    let returning: BTreeSet<S::Row> = first.iter().filter_map(kept).collect();
     for item in first {
         let decided = match item {
             First::Remove(removal) => remove(removal, led_by, store)?,
-            First::KeepParent { parent, or_else } => keep_parent(parent, or_else, led_by, store)?,
+            First::KeepParent { parent, or_else } => keep_parent(parent, or_else, &returning, led_by, store)?,
         };
         if !decided {
             return Ok(Outcome::Undecided);
@@ -71,9 +76,11 @@ fn remove<S: LinkedStore>(removal: &Removal<S::Row>, led_by: Stamp, store: &mut 
     }
 }
 
+/// Rows that return together may refer to each other in a circle.
 fn keep_parent<S: LinkedStore>(
     parent: &S::Row,
     or_else: &Removal<S::Row>,
+    returning: &BTreeSet<S::Row>,
     led_by: Stamp,
     store: &mut S,
 ) -> Result<bool, S::Error> {
@@ -84,7 +91,8 @@ fn keep_parent<S: LinkedStore>(
         Here::Nothing | Here::Dead(_) if !store.has_fetched(parent) => return Ok(true),
         Here::Nothing | Here::Dead(_) => {
             let clashes = !store.clashes(parent, Values::Fetched)?.is_empty() || store.strands(parent)?;
-            if clashes || !store.missing_parents(parent, Values::Fetched)?.is_empty() {
+            let missing = store.missing_parents(parent, Values::Fetched)?;
+            if clashes || missing.iter().any(|above| !returning.contains(above)) {
                 return remove(or_else, led_by, store);
             }
             store.rewrite(parent, Values::Fetched)?;
