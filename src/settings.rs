@@ -145,15 +145,11 @@ pub fn register() {
         GucContext::Sighup,
         GucFlags::UNIT_S,
     );
-    GucRegistry::define_int_guc(
+    crate::pg::numbers::register(
         c"snowflake.node",
         c"Node number in snowflake ids.",
         c"0 stands for the id of the local meld node.",
         &SNOWFLAKE_NODE,
-        0,
-        1023,
-        GucContext::Sighup,
-        GucFlags::default(),
     );
 }
 

@@ -9,7 +9,11 @@ use crate::catalog::{self, node};
 use crate::log::{Failure, Result, or_raise};
 use crate::monitor::requirements;
 use crate::pg::decoding_session::{database_encoding, database_name, server_version, system_identifier};
+use crate::pg::numbers;
+use crate::pg::server::may_replicate_as_session_user;
 use crate::pg::types::Name;
+use crate::pg::worker::check_for_interrupts;
+use crate::sequence::peers;
 use crate::settings::SNOWFLAKE_NODE;
 use crate::workers;
 
@@ -192,6 +196,9 @@ fn identity() -> TableIterator<
 
 fn own_identity() -> Result<Identity> {
     let identity = node::require_local()?.identity;
+    if numbers::is_copy() {
+        return Err(peers::is_a_copy(&identity.name));
+    }
     Ok((
         identity.id.0.into(),
         Name(identity.name),
@@ -202,4 +209,24 @@ fn own_identity() -> Result<Identity> {
         database_encoding(),
         env!("CARGO_PKG_VERSION").to_owned(),
     ))
+}
+
+#[pg_extern(sql = false)]
+fn server_run() -> Option<i64> {
+    numbers::run()
+}
+
+#[pg_extern(sql = false)]
+fn admit(node_id: Option<i32>, run: Option<i64>) {
+    or_raise(admit_node(node_id, run));
+}
+
+fn admit_node(node_id: Option<i32>, run: Option<i64>) -> Result<()> {
+    let id = args::given(node_id, "node_id")?;
+    let run = args::given(run, "run")?;
+    if !may_replicate_as_session_user() {
+        return Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied to subscribe")
+            .hint("Must be superuser or have the attribute REPLICATION."));
+    }
+    NodeId::checked(id).map_or(Ok(()), |id| peers::admit(id, run, &mut check_for_interrupts))
 }

@@ -11,6 +11,7 @@ use crate::catalog::node;
 use crate::log::{Failure, Result};
 use crate::pg::worker::{check_for_interrupts, pause};
 use crate::receiver::{LinkError, query};
+use crate::sequence::peers;
 
 /// For the connection and the answer together.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -77,6 +78,21 @@ pub fn check_provider(local: &NodeIdentity, provider: &NodeIdentity) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Refuses a provider that is a copy of a node that is known here, and to go on if this server is one.
+pub fn check_copies(local: &NodeIdentity, provider: &NodeIdentity, dsn: &str) -> Result<()> {
+    peers::check_not_a_copy(local, &node::dsns(local.id)?, &mut check_for_interrupts)?;
+    if check_distinct(local, provider).is_err() {
+        // which is said in more words later
+        return Ok(());
+    }
+    let rows = ask(dsn, "SELECT meld.server_run()", &[])
+        .map_err(|error| link_failure(&error, Some("could not ask the provider who it is")))?;
+    match rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok()) {
+        Some(run) => peers::check_provider_run(provider, run, &mut check_for_interrupts),
+        None => Ok(()),
+    }
 }
 
 /// Refuses sets that the provider does not have.

@@ -66,6 +66,7 @@ fn create(
     refuse_taken_name(&name)?;
     // the peer is asked before anything is locked: it may take a while
     let provider = peer::identity(&dsn)?;
+    peer::check_copies(&local.identity, &provider, &dsn)?;
     peer::check_sets(&dsn, &provider.name, &sets)?;
     node::lock()?;
     refuse_taken_name(&name)?;

@@ -33,8 +33,9 @@ use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
 use crate::pg::worker as process;
 use crate::pg::xact::{Xact, in_transaction};
-use crate::pg::{decoding_session, origin, promise, session};
+use crate::pg::{decoding_session, numbers, origin, promise, session};
 use crate::receiver::{Event, Link, LinkOptions, Positions, SlotPlan};
+use crate::sequence::peers;
 use crate::settings;
 use crate::workers::registry::{self, Announcement, WorkerState};
 
@@ -97,6 +98,8 @@ impl Worker {
             return Ok(None);
         }
         process::set_application_name(&subscription.slot_name);
+        let dsns = in_transaction(|_| catalog::node::dsns(local.identity.id))?;
+        peers::check_not_a_copy(&local.identity, &dsns, &mut process::answer_interrupts)?;
         session::prepare_for_apply();
         process::report_activity(None);
         registry::set_state(slot, if subscription.ready { WorkerState::Starting } else { WorkerState::Initializing });
@@ -171,7 +174,8 @@ impl Worker {
 
     fn handle(&mut self, event: Event) -> Result<()> {
         match event {
-            Event::Connected { .. } => {
+            Event::Connected { provider, .. } => {
+                in_transaction(|_| peers::met(&provider))?;
                 if self.subscription.ready {
                     registry::set_state(self.slot, WorkerState::Replicating);
                 }
@@ -372,6 +376,7 @@ fn link_options(subscription: &Subscription, local: &Node, from: Lsn) -> LinkOpt
             capabilities: Vec::new(),
         },
         expected_provider: Some(subscription.provider.clone()),
+        server_run: numbers::run().unwrap_or_default(),
         queue_bytes: settings::APPLY_QUEUE_SIZE_KB.get() as usize * 1024,
         status_interval: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(10),

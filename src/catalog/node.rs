@@ -177,6 +177,12 @@ pub fn interface(node: NodeId, name: &str) -> Result<Option<Interface>> {
     )
 }
 
+/// The ways to a node, those that were added first before others.
+pub fn dsns(node: NodeId) -> Result<Vec<String>> {
+    let sql = "SELECT if_dsn FROM meld.node_interface WHERE if_nodeid = $1 ORDER BY if_id LIMIT 4";
+    query::rows(sql, &[i32::from(node.0).into()], |row| row.get(1))
+}
+
 /// What keeps an interface: subscriptions by name, or `None` in place of one for the local node itself.
 pub fn interface_users(id: i32) -> Result<Vec<Option<String>>> {
     query::rows(

@@ -39,6 +39,7 @@ pub mod message;
 mod names;
 pub mod nesting;
 pub mod nextval;
+pub mod numbers;
 pub mod origin;
 pub mod output;
 pub mod parents;

@@ -114,6 +114,15 @@ pub fn may_replicate() -> bool {
     unsafe { pg_sys::superuser() || pg_sys::has_rolreplication(pg_sys::GetUserId()) }
 }
 
+/// The same of the user who connected, whoever the current function runs as.
+pub fn may_replicate_as_session_user() -> bool {
+    // SAFETY: inside a transaction of a session with a user
+    unsafe {
+        let user = pg_sys::GetSessionUserId();
+        pg_sys::superuser_arg(user) || pg_sys::has_rolreplication(user)
+    }
+}
+
 /// Gives up the snapshots that a CALL holds, as COMMIT in a procedure does, so that waiting keeps no dead rows alive.
 /// Does nothing where the caller's statement needs its snapshot afterwards.
 pub fn give_up_snapshots(call: Call) {

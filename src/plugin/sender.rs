@@ -13,6 +13,7 @@ use crate::pg::decoded::{self, DecodedRelation, RowChange, RowEvent};
 use crate::pg::decoding::{OriginNumber, OutputPlugin, Sink, Transaction, WalMessage};
 use crate::pg::historic::{self, Key};
 use crate::pg::ignored;
+use crate::settings::SNOWFLAKE_NODE;
 
 /// A frame that has reached this size is sent.
 const FRAME_TARGET_BYTES: usize = 64 * 1024;
@@ -20,6 +21,8 @@ const FRAME_TARGET_BYTES: usize = 64 * 1024;
 /// The plugin's state for one stream.
 pub struct Sender {
     agreement: Agreement,
+    /// `snowflake.node` as it was when the subscriber was told this node's number.
+    number_setting: i32,
     publication: Publication,
     frames: FrameWriter,
     transaction: Option<Transaction>,
@@ -49,6 +52,7 @@ impl OutputPlugin for Sender {
         let publication = Publication::new(agreement.replication_sets.clone(), agreement.text_only);
         Ok(Sender {
             agreement,
+            number_setting: SNOWFLAKE_NODE.get(),
             publication,
             frames,
             transaction: None,
@@ -71,6 +75,7 @@ impl OutputPlugin for Sender {
     }
 
     fn change(&mut self, sink: &mut Sink<'_>, change: &RowChange<'_>) -> Result<()> {
+        self.check_number()?;
         let told = self.notes.told_of(change);
         if self.notes.is_removed(change) {
             return Ok(());
@@ -122,6 +127,7 @@ impl OutputPlugin for Sender {
     }
 
     fn message(&mut self, sink: &mut Sink<'_>, message: &WalMessage<'_>) -> Result<()> {
+        self.check_number()?;
         let Some(note) = Note::read(message, &mut self.seals)? else { return Ok(()) };
         match note {
             Ok(Note::Alone(own)) => {
@@ -154,6 +160,21 @@ impl OutputPlugin for Sender {
 }
 
 impl Sender {
+    /// Ends the stream when this node's number is another by now: no id under it goes out before the subscriber has
+    /// compared it with what it knows, which it does when it connects.
+    fn check_number(&self) -> Result<()> {
+        let number = SNOWFLAKE_NODE.get();
+        if number == self.number_setting {
+            return Ok(());
+        }
+        Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("snowflake.node of node \"{}\" was changed", self.agreement.provider.name),
+        )
+        .detail(format!("It was {} when the stream began, and is {number} now.", self.number_setting))
+        .hint("The subscriber connects again and looks whether another node has that number."))
+    }
+
     fn send_if_full(&mut self, sink: &mut Sink<'_>) {
         if self.frames.len() >= FRAME_TARGET_BYTES {
             send(&mut self.frames, sink);

@@ -57,6 +57,7 @@ pub fn options(port: u16) -> LinkOptions {
             capabilities: Vec::new(),
         },
         expected_provider: Some(node(2)),
+        server_run: 0,
         queue_bytes: 1 << 20,
         status_interval: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(10),

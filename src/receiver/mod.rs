@@ -63,6 +63,8 @@ pub struct LinkOptions {
     pub start: StartOptions,
     /// Who the provider must be; any node but this one if nothing is known.
     pub expected_provider: Option<NodeIdentity>,
+    /// Which run of this node's server it is, for the provider to see that it is no copy; 0: it is not told.
+    pub server_run: i64,
     /// The queue's bound, in bytes of memory. A frame larger than it still passes, alone.
     pub queue_bytes: usize,
     /// How often positions are sent at least; more often if the provider's sender time-out is short.

@@ -69,6 +69,7 @@ fn run_inner(
     let status_interval = prepare(&mut session, options)?;
     let (provider, server_version) = identity(&mut session, Deadline::after(options.connect_timeout))?;
     check(&provider, options)?;
+    be_admitted(&mut session, options)?;
     events.event(Event::Connected { provider, server_version });
     let start = start_clause(&mut session, options)?;
     let from = match options.slot {
@@ -119,6 +120,17 @@ fn parse_identity(row: &Row) -> Option<(NodeIdentity, u32)> {
 fn check(provider: &NodeIdentity, options: &LinkOptions) -> Result<(), LinkError> {
     check_distinct(&options.start.node, provider)?;
     options.expected_provider.as_ref().map_or(Ok(()), |expected| check_provider(expected, provider))
+}
+
+/// Lets the provider look whether this is the server that its own connection strings of this node lead to.
+fn be_admitted(session: &mut Session<'_>, options: &LinkOptions) -> Result<(), LinkError> {
+    if options.server_run == 0 {
+        return Ok(());
+    }
+    let ask = format!("SELECT meld.admit({}, {})", options.start.node.id, options.server_run);
+    // it connects to this node
+    let deadline = Deadline::after(options.connect_timeout + Duration::from_secs(10));
+    session.rows(&ask, "waiting to be admitted by the provider", Some(deadline)).map(drop)
 }
 
 pub(super) fn check_provider(expected: &NodeIdentity, found: &NodeIdentity) -> Result<(), LinkError> {

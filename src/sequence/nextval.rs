@@ -7,10 +7,12 @@ use pgrx::prelude::PgSqlErrorCode;
 
 use crate::catalog::{node, sequence};
 use crate::log::{Failure, Result, or_raise};
-use crate::pg::Oid;
 use crate::pg::invalidation::TableCache;
 use crate::pg::nextval::{Trouble, Ways};
+use crate::pg::{Oid, numbers};
 use crate::settings::SNOWFLAKE_NODE;
+
+use super::peers;
 
 crate::nextval_entry!(snowflake_nextval, pg_finfo_snowflake_nextval => Ways { number, find_number, refuse });
 
@@ -27,12 +29,13 @@ struct Local {
 
 /// The number as it is known in this process.
 fn number() -> Option<NodeId> {
-    NodeId::checked(SNOWFLAKE_NODE.get()).or_else(|| {
+    let number = NodeId::checked(SNOWFLAKE_NODE.get()).or_else(|| {
         LOCAL.with_borrow_mut(|local| {
             let table = local.table?;
             local.ids.get(table)
         })
-    })
+    });
+    number.filter(|&number| !numbers::is_taken(number) && !numbers::is_copy())
 }
 
 fn find_number() -> NodeId {
@@ -41,6 +44,28 @@ fn find_number() -> NodeId {
 
 #[cold]
 fn look_number_up() -> Result<NodeId> {
+    let set = NodeId::checked(SNOWFLAKE_NODE.get());
+    let number = match set {
+        Some(number) => number,
+        None => look_node_up()?,
+    };
+    if let Some(other) = numbers::other_node(number) {
+        let from =
+            if set.is_some() { "The number comes from snowflake.node." } else { "The number is the id of this node." };
+        return Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            format!("snowflake node number {number} belongs to node \"{other}\""),
+        )
+        .detail(format!("{from} Ids that are drawn under it could be that node's ids as well."))
+        .hint("Set snowflake.node to a number that no node of meld.node has, or drop that node with meld.node_drop."));
+    }
+    if numbers::is_copy() {
+        return Err(peers::is_a_copy(&node::require_local()?.identity.name));
+    }
+    Ok(number)
+}
+
+fn look_node_up() -> Result<NodeId> {
     // listening begins before the look
     LOCAL.with_borrow_mut(|local| local.ids.get(local.table.unwrap_or(RelId(0))));
     let Some((table, id)) = node::local_number()? else {

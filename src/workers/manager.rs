@@ -15,6 +15,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use meld_core::ids::NodeIdentity;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::collector::Collector;
@@ -26,6 +27,7 @@ use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
 use crate::pg::worker::{self, LaunchStatus, Launched, WorkerKind};
 use crate::pg::{Oid, promise, xact};
+use crate::sequence::peers;
 use crate::settings;
 use crate::trigger::{self, Upkeep};
 
@@ -83,13 +85,14 @@ fn look(database: Oid, manager: &mut Option<Manager>) -> Option<Duration> {
             stop_all(database);
             registry::retire_manager(database);
             promise::forget(database);
+            let _ = peers::publish(database, None);
             None
         }
-        Ok(Some(subscriptions)) => {
+        Ok(Some((local, subscriptions))) => {
             if manager.is_none() && !registry::attach_manager(database) {
                 return None;
             }
-            let pause = manager.get_or_insert_with(|| Manager::new(database)).step(subscriptions);
+            let pause = manager.get_or_insert_with(|| Manager::new(database)).step(&local, subscriptions);
             Some(match trigger::repair() {
                 Upkeep::Done => pause,
                 Upkeep::Busy => pause.min(RETRY),
@@ -110,12 +113,14 @@ fn is_drop_under_way(failure: &Failure) -> bool {
     matches!(failure.code, ERRCODE_LOCK_NOT_AVAILABLE | ERRCODE_UNDEFINED_TABLE)
 }
 
-/// The subscriptions, or `None` if this database has no node.
-fn read_catalog() -> Result<Option<Vec<Subscription>>> {
-    if !catalog::node::installed()? || catalog::node::local()?.is_none() {
+/// Who this node is and its subscriptions, or `None` if this database has no node.
+fn read_catalog() -> Result<Option<(NodeIdentity, Vec<Subscription>)>> {
+    if !catalog::node::installed()? {
         return Ok(None);
     }
-    Ok(Some(catalog::subscription::all()?))
+    let Some(local) = catalog::node::local()? else { return Ok(None) };
+    peers::publish(worker::my_database(), Some(&local.identity))?;
+    Ok(Some((local.identity, catalog::subscription::all()?)))
 }
 
 /// Asks all workers of the database to end, and waits for a while until they have.
@@ -147,6 +152,8 @@ struct Manager {
 /// What the manager knows of a subscription's worker.
 struct Link {
     launched: Option<Launched>,
+    /// Who this node was then: its snowflake number is a setting, and peers compare it when they connect.
+    started_as: NodeIdentity,
     /// What the worker was started with.
     started_with: Subscription,
     started_at: Instant,
@@ -185,7 +192,7 @@ impl Manager {
     }
 
     /// Makes what runs like the catalog; gives how long there is nothing more to do.
-    fn step(&mut self, subscriptions: Vec<Subscription>) -> Duration {
+    fn step(&mut self, local: &NodeIdentity, subscriptions: Vec<Subscription>) -> Duration {
         let now = Instant::now();
         let entries: HashMap<i32, Entry> =
             registry::entries(self.database).into_iter().map(|entry| (entry.subscription_id, entry)).collect();
@@ -196,7 +203,7 @@ impl Manager {
         self.subscriptions.clone_from(&subscriptions);
         for subscription in subscriptions {
             let entry = entries.get(&subscription.id);
-            pause = pause.min(self.look_after(subscription, entry, now));
+            pause = pause.min(self.look_after(local, subscription, entry, now));
         }
         pause
     }
@@ -211,13 +218,19 @@ impl Manager {
         registry::release(entry.slot);
     }
 
-    fn look_after(&mut self, subscription: Subscription, entry: Option<&Entry>, now: Instant) -> Duration {
+    fn look_after(
+        &mut self,
+        local: &NodeIdentity,
+        subscription: Subscription,
+        entry: Option<&Entry>,
+        now: Instant,
+    ) -> Duration {
         let wanted = subscription.enabled && !entry.is_some_and(Entry::is_held);
-        let link = self.links.entry(subscription.id).or_insert_with(|| Link::new(&subscription, now));
+        let link = self.links.entry(subscription.id).or_insert_with(|| Link::new(local, &subscription, now));
         let alive = entry.is_some_and(Entry::is_alive);
         let starting = link.launched.as_ref().is_some_and(|launched| launched.status() != LaunchStatus::Ended);
         if alive || starting {
-            let outdated = !is_same_work(&link.started_with, &subscription);
+            let outdated = !is_same_work(&link.started_with, &subscription) || link.started_as != *local;
             if !wanted || outdated {
                 link.stopping = true;
                 match entry {
@@ -241,7 +254,8 @@ impl Manager {
         match start_worker(self.database, &subscription) {
             Some(launched) => {
                 self.full = false;
-                *link = Link { failures: link.failures, launched: Some(launched), ..Link::new(&subscription, now) };
+                *link =
+                    Link { failures: link.failures, launched: Some(launched), ..Link::new(local, &subscription, now) };
                 IDLE
             }
             None => {
@@ -256,9 +270,10 @@ impl Manager {
 }
 
 impl Link {
-    fn new(subscription: &Subscription, now: Instant) -> Link {
+    fn new(local: &NodeIdentity, subscription: &Subscription, now: Instant) -> Link {
         Link {
             launched: None,
+            started_as: local.clone(),
             started_with: subscription.clone(),
             started_at: now,
             not_before: now,

@@ -18,13 +18,14 @@ use pgrx::{PgXactCallbackEvent, register_xact_callback};
 
 use crate::clock;
 use crate::conflict::gate;
-use crate::pg::{drops, ignored, promise, shmem, worker};
+use crate::pg::{drops, ignored, numbers, promise, shmem, worker};
 
 /// Called when the library is loaded: registers shared memory and the supervisor if that happens in the postmaster.
 pub fn init() {
     if worker::preloading() {
         let mut tables = vec![registry::reservation(), ignored::reservation(), gate::reservation()];
         tables.push(promise::reservation());
+        tables.push(numbers::reservation());
         tables.extend(clock::reservations());
         shmem::preload(tables);
         worker::register_static(supervisor::SUPERVISOR, Duration::from_secs(1));

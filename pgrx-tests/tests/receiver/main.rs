@@ -53,6 +53,7 @@ fn options(dsn: &str) -> LinkOptions {
             capabilities: Vec::new(),
         },
         expected_provider: None,
+        server_run: 0,
         queue_bytes: 1 << 20,
         status_interval: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(10),

@@ -1,4 +1,5 @@
 //! Snowflake ids: no two alike over nodes, sessions, clocks, restarts and crashes; and what makes sequences give them.
 
 mod conversion;
+mod duplicates;
 mod unique;

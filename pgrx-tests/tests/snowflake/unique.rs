@@ -22,8 +22,12 @@ fn session(node: &Node, wanted: usize, drawn: &AtomicUsize, is_over: &AtomicBool
             let before = ids.len();
             let sql = "SELECT snowflake.nextval() FROM generate_series(1, 400)";
             // what came before the server was killed counts, too
-            let outcome =
-                client.query_raw(sql, Vec::<i32>::new()).and_then(|rows| rows.for_each(|row| Ok(ids.push(row.get(0)))));
+            let outcome = client.query_raw(sql, Vec::<i32>::new()).and_then(|rows| {
+                rows.for_each(|row| {
+                    ids.push(row.get(0));
+                    Ok(())
+                })
+            });
             drawn.fetch_add(ids.len() - before, Ordering::Relaxed);
             if outcome.is_err() {
                 break;
