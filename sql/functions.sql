@@ -47,9 +47,9 @@ LANGUAGE c STABLE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'server_run
 COMMENT ON FUNCTION meld.server_run() IS 'a number that this server drew when it was started';
 
 -- For subscribers, who may not read the connection strings that it uses; the function checks their right to a slot.
-CREATE FUNCTION meld.admit(node_id int, run bigint) RETURNS void
+CREATE FUNCTION meld.admit(node_id int, node_name name, run bigint) RETURNS void
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'admit_wrapper';
-COMMENT ON FUNCTION meld.admit(int, bigint) IS 'internal: refuses a subscriber that is a copy of a known node';
+COMMENT ON FUNCTION meld.admit(int, name, bigint) IS 'internal: refuses a subscriber that is a copy of a known node';
 
 -- For subscribers, with the right to a replication slot; the function checks that.
 CREATE FUNCTION meld.fetch_row(nspname name, relname name, key_columns text[], key_values bytea[],

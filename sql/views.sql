@@ -123,6 +123,12 @@ BEGIN
     DELETE FROM meld.delta_column t
      USING pg_event_trigger_dropped_objects() d
      WHERE d.classid = 'pg_class'::regclass AND d.objsubid IN (0, t.attnum) AND t.relid = d.objid;
+    DELETE FROM meld.replication_set_sequence t
+     USING pg_event_trigger_dropped_objects() d
+     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.seqid = d.objid;
+    DELETE FROM meld.sequence_sync t
+     USING pg_event_trigger_dropped_objects() d
+     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.seqid = d.objid;
     DELETE FROM meld.snowflake_sequence t
      USING pg_event_trigger_dropped_objects() d
      WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.seqid = d.objid;

@@ -30,7 +30,8 @@ extension_sql_file!("../sql/delta.sql", name = "delta", requires = ["state"]);
 extension_sql_file!("../sql/exceptions.sql", name = "exceptions", requires = ["delta"]);
 extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["exceptions"]);
 extension_sql_file!("../sql/snowflake.sql", name = "snowflake", requires = ["functions"]);
-extension_sql_file!("../sql/views.sql", name = "views", requires = ["snowflake"]);
+extension_sql_file!("../sql/sequences.sql", name = "sequences", requires = ["snowflake"]);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["sequences"]);
 
 /// Runs once in each process that loads the library: in the postmaster when it is preloaded, else in a backend.
 #[pg_guard]

@@ -71,6 +71,9 @@ impl From<ForeignKeyConflict> for Policy {
 /// Node number in snowflake ids; 0 stands for the node id.
 pub static SNOWFLAKE_NODE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
+/// How often sequences are kept ahead of the providers'.
+pub static SEQUENCE_SYNC_INTERVAL_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+
 /// How long a member may be away before the others forget deleted rows without it, in seconds.
 pub static TOMBSTONE_RETENTION_S: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60 * 60);
 
@@ -144,6 +147,16 @@ pub fn register() {
         i32::MAX,
         GucContext::Sighup,
         GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"meld.sequence_sync_interval",
+        c"How often sequences in replication sets are brought ahead of those of the providers.",
+        c"",
+        &SEQUENCE_SYNC_INTERVAL_MS,
+        100,
+        3_600_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
     );
     crate::pg::numbers::register(
         c"snowflake.node",

@@ -12,6 +12,7 @@ mod node;
 mod partitions;
 mod peer;
 mod repset;
+mod repset_seq;
 mod repset_table;
 mod row_stamp;
 mod snowflake;

@@ -217,16 +217,17 @@ fn server_run() -> Option<i64> {
 }
 
 #[pg_extern(sql = false)]
-fn admit(node_id: Option<i32>, run: Option<i64>) {
-    or_raise(admit_node(node_id, run));
+fn admit(node_id: Option<i32>, node_name: Option<Name>, run: Option<i64>) {
+    or_raise(admit_node(node_id, node_name, run));
 }
 
-fn admit_node(node_id: Option<i32>, run: Option<i64>) -> Result<()> {
+fn admit_node(node_id: Option<i32>, node_name: Option<Name>, run: Option<i64>) -> Result<()> {
     let id = args::given(node_id, "node_id")?;
+    let name = args::name(node_name, "node_name")?;
     let run = args::given(run, "run")?;
     if !may_replicate_as_session_user() {
         return Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied to subscribe")
             .hint("Must be superuser or have the attribute REPLICATION."));
     }
-    NodeId::checked(id).map_or(Ok(()), |id| peers::admit(id, run, &mut check_for_interrupts))
+    NodeId::checked(id).map_or(Ok(()), |id| peers::admit(id, &name, run, &mut check_for_interrupts))
 }

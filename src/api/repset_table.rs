@@ -4,6 +4,7 @@ use pgrx::prelude::*;
 
 use super::args;
 use super::repset::require_set;
+use super::repset_seq::warn_of_plain_key;
 use crate::catalog::node;
 use crate::catalog::relation::{self, Relation};
 use crate::catalog::repset::{self, ReplicationSet};
@@ -72,6 +73,7 @@ fn add_table(
         ));
     }
     announce(oid)?;
+    warn_of_plain_key(oid)?;
     Ok(true)
 }
 
@@ -105,6 +107,7 @@ fn add_leaves(set: &ReplicationSet, parent: &Relation) -> Result<bool> {
         repset::add_table(set.id, leaf.oid)?;
         announce(leaf.oid)?;
     }
+    warn_of_plain_key(parent.oid)?;
     Ok(true)
 }
 
@@ -259,6 +262,7 @@ fn add_all_tables(
                 Failure::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message).detail(obstacle.message).notice();
             } else if repset::add_table(set.id, table.oid)? {
                 announce(table.oid)?;
+                warn_of_plain_key(table.oid)?;
             }
         }
     }

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 use super::args;
 use super::peer;
+use super::repset_seq::warn_of_plain_keys_in_sets;
 use crate::catalog::{Subscription, left_behind, node, subscription};
 use crate::log::{Failure, Result, or_raise};
 use crate::monitor::requirements;
@@ -90,6 +91,7 @@ fn create(
     };
     let id = subscription::insert(new)?;
     workers::wake_at_commit();
+    warn_of_plain_keys_in_sets()?;
     Ok(id)
 }
 

@@ -21,6 +21,7 @@ pub mod residue;
 pub mod row_keys;
 pub mod row_trigger;
 pub mod sequence;
+pub mod sequence_set;
 pub mod slot;
 pub mod subscription;
 

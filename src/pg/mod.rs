@@ -53,6 +53,7 @@ mod row_json;
 mod row_key;
 pub mod row_trigger;
 pub mod secret;
+pub mod sequence;
 mod sequence_page;
 pub mod server;
 pub mod session;

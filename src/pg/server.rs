@@ -123,6 +123,12 @@ pub fn may_replicate_as_session_user() -> bool {
     }
 }
 
+/// Texts as the literal of an array.
+pub fn quoted_array(texts: &[String]) -> String {
+    let quoted = |text: &String| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    format!("{{{}}}", texts.iter().map(quoted).collect::<Vec<_>>().join(","))
+}
+
 /// Gives up the snapshots that a CALL holds, as COMMIT in a procedure does, so that waiting keeps no dead rows alive.
 /// Does nothing where the caller's statement needs its snapshot afterwards.
 pub fn give_up_snapshots(call: Call) {

@@ -127,7 +127,9 @@ fn be_admitted(session: &mut Session<'_>, options: &LinkOptions) -> Result<(), L
     if options.server_run == 0 {
         return Ok(());
     }
-    let ask = format!("SELECT meld.admit({}, {})", options.start.node.id, options.server_run);
+    let node = &options.start.node;
+    let name = node.name.replace('\'', "''");
+    let ask = format!("SELECT meld.admit({}, '{name}', {})", node.id, options.server_run);
     // it connects to this node
     let deadline = Deadline::after(options.connect_timeout + Duration::from_secs(10));
     session.rows(&ask, "waiting to be admitted by the provider", Some(deadline)).map(drop)

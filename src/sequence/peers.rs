@@ -77,8 +77,9 @@ fn ask(dsn: &str, interrupted: &mut dyn FnMut()) -> Option<Answer> {
 }
 
 /// At a provider: refuses a node that connects from another server than its connection strings lead to.
-pub fn admit(id: NodeId, run: i64, interrupted: &mut dyn FnMut()) -> Result<()> {
-    let Some(known) = node::by_id(id)? else { return Ok(()) };
+pub fn admit(id: NodeId, name: &str, run: i64, interrupted: &mut dyn FnMut()) -> Result<()> {
+    // another node with this id is refused for that, in other words
+    let Some(known) = node::by_id(id)?.filter(|known| known.identity.name == name) else { return Ok(()) };
     match answering_run(&known.identity, interrupted)? {
         Some(answering) if answering != run => {
             let message =
@@ -94,7 +95,7 @@ pub fn admit(id: NodeId, run: i64, interrupted: &mut dyn FnMut()) -> Result<()> 
 
 /// At a subscriber: refuses a provider that says it is a known node, while that runs on another server.
 pub fn check_provider_run(provider: &NodeIdentity, run: i64, interrupted: &mut dyn FnMut()) -> Result<()> {
-    admit(provider.id, run, interrupted)
+    admit(provider.id, &provider.name, run, interrupted)
 }
 
 /// The run of the server to which the known connection strings of a node lead.

@@ -27,6 +27,7 @@ use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
 use crate::pg::worker::{self, LaunchStatus, Launched, WorkerKind};
 use crate::pg::{Oid, promise, xact};
+use crate::sequence::keeper::KEEPER;
 use crate::sequence::peers;
 use crate::settings;
 use crate::trigger::{self, Upkeep};
@@ -75,6 +76,7 @@ fn run(argument: i32) {
             next_look = Instant::now();
         }
     }
+    manager.and_then(|manager| manager.keeper).into_iter().for_each(Launched::terminate);
     stop_all(database);
 }
 
@@ -82,6 +84,7 @@ fn run(argument: i32) {
 fn look(database: Oid, manager: &mut Option<Manager>) -> Option<Duration> {
     match trap(|| xact::in_transaction(|_| read_catalog())) {
         Ok(None) => {
+            manager.take().and_then(|manager| manager.keeper).into_iter().for_each(Launched::terminate);
             stop_all(database);
             registry::retire_manager(database);
             promise::forget(database);
@@ -92,7 +95,9 @@ fn look(database: Oid, manager: &mut Option<Manager>) -> Option<Duration> {
             if manager.is_none() && !registry::attach_manager(database) {
                 return None;
             }
-            let pause = manager.get_or_insert_with(|| Manager::new(database)).step(&local, subscriptions);
+            let manager = manager.get_or_insert_with(|| Manager::new(database));
+            manager.keep_keeper();
+            let pause = manager.step(&local, subscriptions);
             Some(match trigger::repair() {
                 Upkeep::Done => pause,
                 Upkeep::Busy => pause.min(RETRY),
@@ -145,6 +150,8 @@ struct Manager {
     heart: Heart,
     collector: Collector,
     links: HashMap<i32, Link>,
+    /// The worker that looks at other servers from time to time.
+    keeper: Option<Launched>,
     /// It was said that there is no place for another worker.
     full: bool,
 }
@@ -171,7 +178,16 @@ impl Manager {
             heart: Heart::new(database),
             collector: Collector::new(database),
             links: HashMap::new(),
+            keeper: None,
             full: false,
+        }
+    }
+
+    /// Starts the keeper if it is not there; without a place for it the next look tries again.
+    fn keep_keeper(&mut self) {
+        if self.keeper.as_ref().is_none_or(|keeper| keeper.status() == LaunchStatus::Ended) {
+            let name = format!("meld keeper of database {}", self.database.to_u32());
+            self.keeper = worker::launch(KEEPER, &name, self.database.to_u32() as i32, "");
         }
     }
 

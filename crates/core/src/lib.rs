@@ -16,6 +16,7 @@ pub mod identity;
 pub mod ids;
 pub mod lsn;
 pub mod names;
+pub mod sequence;
 pub mod snowflake;
 pub mod time;
 pub mod tombstone;

@@ -234,7 +234,7 @@ fn a_copy_of_a_server_is_refused_while_the_original_runs() {
     let sql = format!("SELECT meld.sub_create('again', {})", literal(&copy.dsn()));
     eprintln!("{}", meld_cluster_tests::refusal::refused(n1, &sql, &["42710"], &["copy of the one that node"]).text());
     let run: i64 = copy.value("SELECT meld.server_run()");
-    let error = n1.error(&format!("SELECT meld.admit(2, {run})"));
+    let error = n1.error(&format!("SELECT meld.admit(2, 'n2', {run})"));
     eprintln!("{}", error.text());
     meld_cluster_tests::refusal::judge(&error, "admit", &["42710"], &["\"n2\"", "another server"]);
     // the original and its peer go on

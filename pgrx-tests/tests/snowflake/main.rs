@@ -2,4 +2,5 @@
 
 mod conversion;
 mod duplicates;
+mod ordinary;
 mod unique;
