@@ -68,6 +68,60 @@ impl From<ForeignKeyConflict> for Policy {
     }
 }
 
+/// What becomes of a remote transaction that cannot be applied.
+pub static EXCEPTION_BEHAVIOUR: GucSetting<ExceptionBehaviour> =
+    GucSetting::<ExceptionBehaviour>::new(ExceptionBehaviour::Transdiscard);
+
+/// Values of `meld.exception_behaviour`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PostgresGucEnum)]
+pub enum ExceptionBehaviour {
+    /// It is parked whole.
+    #[name = c"transdiscard"]
+    Transdiscard,
+    /// The changes that fail are parked, the others applied.
+    #[name = c"discard"]
+    Discard,
+    /// The subscription is disabled.
+    #[name = c"sub_disable"]
+    SubDisable,
+    /// It is tried again for ever.
+    #[name = c"retry"]
+    Retry,
+}
+
+impl ExceptionBehaviour {
+    pub fn name(self) -> &'static str {
+        match self {
+            ExceptionBehaviour::Transdiscard => "transdiscard",
+            ExceptionBehaviour::Discard => "discard",
+            ExceptionBehaviour::SubDisable => "sub_disable",
+            ExceptionBehaviour::Retry => "retry",
+        }
+    }
+}
+
+/// Which operations of such a transaction go to `meld.exception_log`.
+pub static EXCEPTION_LOGGING: GucSetting<ExceptionLogging> = GucSetting::<ExceptionLogging>::new(ExceptionLogging::All);
+
+/// Values of `meld.exception_logging`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PostgresGucEnum)]
+pub enum ExceptionLogging {
+    #[name = c"all"]
+    All,
+    /// Only those that failed.
+    #[name = c"discard"]
+    Discard,
+    #[name = c"none"]
+    None,
+}
+
+/// Tries after the first one, before the policy acts, and the pause before the first of them; it doubles.
+pub static EXCEPTION_RETRIES: GucSetting<i32> = GucSetting::<i32>::new(3);
+pub static EXCEPTION_RETRY_DELAY_MS: GucSetting<i32> = GucSetting::<i32>::new(100);
+
+/// Bound of parked work, in MB.
+pub static MAX_PARKED_SIZE_MB: GucSetting<i32> = GucSetting::<i32>::new(1024);
+
 /// Node number in snowflake ids; 0 stands for the node id.
 pub static SNOWFLAKE_NODE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
@@ -138,6 +192,7 @@ pub fn register() {
         GucFlags::default(),
     );
     register_clock();
+    register_exceptions();
     GucRegistry::define_int_guc(
         c"meld.tombstone_retention",
         c"How long a node may be away before the others forget deleted rows without it.",
@@ -163,6 +218,55 @@ pub fn register() {
         c"Node number in snowflake ids.",
         c"0 stands for the id of the local meld node.",
         &SNOWFLAKE_NODE,
+    );
+}
+
+fn register_exceptions() {
+    GucRegistry::define_enum_guc(
+        c"meld.exception_behaviour",
+        c"What becomes of a remote transaction that cannot be applied.",
+        c"It is parked whole (transdiscard), or only its failing changes (discard), or stops its subscription.",
+        &EXCEPTION_BEHAVIOUR,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"meld.exception_logging",
+        c"Which operations of such a transaction are stored in meld.exception_log.",
+        c"",
+        &EXCEPTION_LOGGING,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"meld.exception_retries",
+        c"How often a remote transaction that fails is tried again before meld.exception_behaviour says what becomes of it.",
+        c"",
+        &EXCEPTION_RETRIES,
+        0,
+        1000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"meld.exception_retry_delay",
+        c"Pause before the first of these tries; it doubles each time.",
+        c"",
+        &EXCEPTION_RETRY_DELAY_MS,
+        0,
+        60_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"meld.max_parked_size",
+        c"Size of all parked transactions beyond which a subscription stops instead of parking more.",
+        c"",
+        &MAX_PARKED_SIZE_MB,
+        0,
+        i32::MAX / 2,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
     );
 }
 

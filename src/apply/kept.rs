@@ -5,10 +5,14 @@
 
 use meld_core::wire::Message;
 
+use super::parked::is_change;
+
 #[derive(Default)]
 pub struct Kept {
     messages: Vec<Message>,
     size_bytes: usize,
+    /// Changes that have come, those that are gone among them.
+    changes: u64,
     is_cut: bool,
 }
 
@@ -20,12 +24,19 @@ impl Kept {
             self.is_cut = true;
             self.messages.clear();
         }
+        self.changes += u64::from(is_change(&message));
         self.messages.push(message);
         self.messages.len() - 1
     }
 
     pub fn from(&self, place: usize) -> &[Message] {
         self.messages.get(place..).unwrap_or_default()
+    }
+
+    /// How many changes came before the message at a place.
+    pub fn changes_before(&self, place: usize) -> u64 {
+        let behind = self.from(place).iter().filter(|message| is_change(message)).count();
+        self.changes.saturating_sub(behind as u64)
     }
 
     /// Whether the first messages are gone.

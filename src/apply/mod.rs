@@ -4,9 +4,10 @@
 //! (`step`) on the local `tables` by the rule of `meld_core::converge` over `store`, the heap. What has to be committed
 //! first is done in `own`; `kept` remembers what has come, to be applied again after that. `fetch` reads rows from the
 //! provider, `fetched` keeps them, `row` names them. `clock` makes a commit wait until its stamp is in this node's past.
-//! `feedback` tracks what is durable here; only that is reported to the provider, and only with that do its
+//! What can't be applied is set aside by `parking`, through `parked`; `aside` knows what was. `feedback` tracks what is durable here; only that is reported to the provider, and only with that do its
 //! heartbeats count (`heard`).
 
+mod aside;
 mod clock;
 mod dangling;
 mod feedback;
@@ -15,6 +16,8 @@ mod fetched;
 mod heard;
 mod kept;
 mod own;
+mod parked;
+mod parking;
 mod row;
 mod step;
 mod store;

@@ -90,7 +90,7 @@ impl Step<'_, '_> {
             operation,
             stamp: self.remote.stamp,
             replaced,
-            set_aside: None,
+            set_aside: self.around.aside.before(self.remote.stamp),
             left_out: values.has_unchanged(),
             contributes,
             voids: None,

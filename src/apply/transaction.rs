@@ -8,42 +8,53 @@
 //!
 //! The local transaction starts with the first change, so that a remote one without changes costs nothing. The rule of
 //! `core::converge` may ask for a removal: then the local transaction is aborted, the removal committed as one of this
-//! node's own (`own`), and all that has come so far is applied again. The same, without the removal, follows an error that
-//! may not come again, such as a deadlock. Any other error goes to the worker, which ends; the provider sends the
-//! transaction again.
+//! node's own (`own`), and all that has come so far is applied again. The same, without the removal, follows an error:
+//! at once and a few times if others were in the way, `meld.exception_retries` times if the data does not fit. What
+//! comes again and again is given up, and the worker does with it what `meld.exception_behaviour` says. A transient
+//! error that does not pass soon goes to the worker, which ends; the provider sends the transaction again.
+//!
+//! With `discard`, changes that were given up are left out when the rest is applied again; they are parked in the same
+//! local transaction.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
 use meld_core::conflict::ConflictType;
 use meld_core::converge::{First, Operation, Outcome};
-use meld_core::ids::RelId;
+use meld_core::failure::{FailureClass, class_of};
+use meld_core::ids::{NodeId, RelId};
 use meld_core::time::{Stamp, Timestamp};
 use meld_core::wire::{Begin, Commit, Message, RelationDescription};
 use pgrx::prelude::PgSqlErrorCode;
 
+use super::aside::Aside;
 use super::clock::wait_until_past;
 use super::fetch::Fetcher;
 use super::fetched::Fetched;
 use super::kept::Kept;
 use super::own;
+use super::parked::{ParkedWriter, is_change};
+use super::parking::Cause;
 use super::row::Row;
 use super::step;
 use super::store::RemoteContext;
 use super::tables::Tables;
+use crate::catalog::parked::{ParkedState, RemoteName};
 use crate::conflict::Writers;
 use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
 use crate::pg::{origin, worker};
-use crate::settings;
+use crate::settings::{self, ExceptionBehaviour};
 
 /// Descriptions of the stream's relations, by the provider's oid.
 pub type Relations = HashMap<RelId, Rc<RelationDescription>>;
 
-/// How often a transaction is tried again after an error, each time after twice the pause.
+/// How often a transaction is tried again when others were in its way, each time after twice the pause.
 const RETRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// Between tries after an error that doesn't pass by itself.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How often something may have to come first. Each time a version of a row goes for good, but users write new ones.
 const ROUNDS: u32 = 1000;
 
@@ -52,6 +63,9 @@ pub struct Surroundings<'w> {
     pub relations: &'w mut Relations,
     pub writers: &'w mut Writers,
     pub fetcher: &'w mut Fetcher,
+    pub aside: &'w Aside,
+    pub subscription: &'w str,
+    pub provider: NodeId,
     /// Whatever was committed anywhere up to this has been applied at the provider before it wrote the transaction.
     pub seen_by_origin: Timestamp,
 }
@@ -82,7 +96,27 @@ pub struct RemoteTransaction {
     removals: Vec<ConflictType>,
     rounds: u32,
     retries: u32,
+    /// After errors that don't pass by themselves.
+    tries: u32,
+    /// The change in hand, from 1; none at the commit.
+    at: Option<u64>,
+    /// Changes that are left out, and why.
+    left_out: BTreeMap<u64, Failure>,
 }
+
+/// How far a call has brought the transaction.
+pub enum Ran {
+    /// What has come so far is applied.
+    Applied,
+    Committed,
+    /// There was nothing to commit.
+    Empty,
+    /// It failed for good, and has been aborted.
+    GaveUp(Cause),
+}
+
+/// Changes of one transaction that may be left out one by one; beyond it, it is parked whole.
+const LEFT_OUT_MAX: usize = 1000;
 
 /// Where a try ended.
 enum Try {
@@ -108,6 +142,9 @@ impl RemoteTransaction {
             removals: Vec::new(),
             rounds: 0,
             retries: 0,
+            tries: 0,
+            at: None,
+            left_out: BTreeMap::new(),
         }
     }
 
@@ -117,57 +154,87 @@ impl RemoteTransaction {
     }
 
     /// Applies the next change.
-    pub fn apply(&mut self, message: Message, around: &mut Surroundings<'_>) -> Result<()> {
+    pub fn apply(&mut self, message: Message, around: &mut Surroundings<'_>) -> Result<Ran> {
         let limit_bytes = settings::APPLY_QUEUE_SIZE_KB.get() as usize * 1024;
         let from = self.kept.push(message, limit_bytes);
-        self.run(from, None, around).map(|_| ())
+        self.run(from, None, around)
     }
 
-    /// Commits under the remote's timestamp and position. Returns whether there was anything to commit.
-    pub fn commit(&mut self, commit: &Commit, around: &mut Surroundings<'_>) -> Result<bool> {
-        let from = usize::MAX;
-        let committed = self.run(from, Some(commit), around)?;
-        self.counts.conflicts.append(&mut self.removals);
-        Ok(committed)
+    /// Commits under the remote's timestamp and position.
+    pub fn commit(&mut self, commit: &Commit, around: &mut Surroundings<'_>) -> Result<Ran> {
+        self.run(usize::MAX, Some(commit), around)
+    }
+
+    /// Whether the rest can be applied without the change that failed.
+    pub fn may_leave_out(&self, cause: &Cause) -> bool {
+        cause.failed.is_some() && !self.kept.is_cut() && self.left_out.len() < LEFT_OUT_MAX
+    }
+
+    /// Applies what has come without the change that failed.
+    pub fn leave_out(&mut self, cause: Cause, commit: Option<&Commit>, around: &mut Surroundings<'_>) -> Result<Ran> {
+        if let Some(place) = cause.failed {
+            self.left_out.insert(place, cause.failure);
+        }
+        self.begin_again(around);
+        (self.tries, self.retries) = (0, 0);
+        self.run(0, commit, around)
+    }
+
+    /// What has come, from the first message, if it is all there.
+    pub fn kept(&self) -> Option<&[Message]> {
+        (!self.kept.is_cut()).then(|| self.kept.from(0))
     }
 
     /// Applies what has come from a place on, and commits it if that is all; from the start again if it must be.
-    fn run(&mut self, mut from: usize, commit: Option<&Commit>, around: &mut Surroundings<'_>) -> Result<bool> {
+    fn run(&mut self, mut from: usize, commit: Option<&Commit>, around: &mut Surroundings<'_>) -> Result<Ran> {
         loop {
             let outcome = trap(|| self.attempt(from, commit, around));
-            match outcome {
-                Ok(Try::Done | Try::Empty) => return Ok(false),
-                Ok(Try::Committed) => return Ok(true),
+            let failure = match outcome {
+                Ok(Try::Done) => return Ok(Ran::Applied),
+                Ok(Try::Empty) => return Ok(Ran::Empty),
+                Ok(Try::Committed) => {
+                    self.counts.conflicts.append(&mut self.removals);
+                    return Ok(Ran::Committed);
+                }
                 Ok(Try::First(first)) => {
                     self.abort();
-                    if let Err(failure) = self.carry_out(&first, around) {
-                        self.pause_or_give_up(failure)?;
-                    }
+                    self.carry_out(&first, around).err()
                 }
                 Ok(Try::Busy(tables)) => {
                     self.abort();
                     self.alone.extend(tables);
+                    None
                 }
                 Err(failure) => {
                     // it was aborted with the error
                     self.tables = None;
-                    self.pause_or_give_up(failure)?;
+                    Some(failure)
                 }
+            };
+            self.begin_again(around);
+            if let Some(failure) = failure
+                && let Some(failure) = self.pause_or_give_up(failure)?
+            {
+                return Ok(Ran::GaveUp(Cause { failure, failed: self.at }));
             }
             from = 0;
-            self.counts = Counts::default();
             self.rounds += 1;
-            while let Some((relation, before)) = self.redescribed.pop() {
-                around.relations.insert(relation, before);
-            }
             if self.kept.is_cut() || self.rounds > ROUNDS {
                 return Err(again());
             }
         }
     }
 
+    fn begin_again(&mut self, around: &mut Surroundings<'_>) {
+        self.counts = Counts::default();
+        while let Some((relation, before)) = self.redescribed.pop() {
+            around.relations.insert(relation, before);
+        }
+    }
+
     fn attempt(&mut self, from: usize, commit: Option<&Commit>, around: &mut Surroundings<'_>) -> Result<Try> {
         let remote = self.remote();
+        let mut place = self.kept.changes_before(from);
         for message in self.kept.from(from) {
             if let Message::Relation(description) = message {
                 if let Some(tables) = &mut self.tables {
@@ -176,6 +243,11 @@ impl RemoteTransaction {
                 if let Some(before) = around.relations.insert(description.id, Rc::new(description.clone())) {
                     self.redescribed.push((description.id, before));
                 }
+                continue;
+            }
+            place += u64::from(is_change(message));
+            self.at = Some(place);
+            if self.left_out.contains_key(&place) {
                 continue;
             }
             let tables = match &mut self.tables {
@@ -204,7 +276,11 @@ impl RemoteTransaction {
     }
 
     fn finish(&mut self, commit: &Commit, around: &mut Surroundings<'_>) -> Result<Try> {
+        self.at = None;
         let remote = self.remote();
+        if !self.left_out.is_empty() && self.tables.is_none() {
+            self.tables = Some(Tables::begin(&self.alone));
+        }
         let Some(tables) = &mut self.tables else { return Ok(Try::Empty) };
         if !tables.dangling.is_empty() {
             let (fetched, counts, doing) = (&mut self.fetched, &mut self.counts, &mut self.doing);
@@ -224,6 +300,9 @@ impl RemoteTransaction {
         }
         if let Some(tables) = self.tables.take() {
             let xact = tables.close();
+            if !self.left_out.is_empty() {
+                xact.with_snapshot(|| self.park_left_out(commit, around))?;
+            }
             origin::stamp_transaction(&xact, commit.end_lsn, commit.commit_ts);
             xact.commit();
         }
@@ -246,25 +325,53 @@ impl RemoteTransaction {
         }
     }
 
-    /// After an error: returns if the transaction is to be tried again.
-    fn pause_or_give_up(&mut self, failure: Failure) -> Result<()> {
-        if !may_pass(&failure) || self.retries >= RETRIES || worker::shutdown_requested() {
-            return Err(failure);
+    /// Changes that could not be applied are parked with the commit of those that could.
+    fn park_left_out(&self, commit: &Commit, around: &mut Surroundings<'_>) -> Result<()> {
+        let Some(first) = self.left_out.values().next() else { return Ok(()) };
+        let (behaviour, state) = (ExceptionBehaviour::Discard, Some(ParkedState::Parked));
+        let mut writer = ParkedWriter::begin(around.name_of(&self.begin), behaviour, state, first.clone())?;
+        let changes = self.kept.from(0).iter().filter(|message| is_change(message));
+        for (message, place) in changes.zip(1..) {
+            if let Some(failure) = self.left_out.get(&place) {
+                writer.take(message, place, Some(failure), around.relations)?;
+            }
         }
-        let pause = FIRST_PAUSE * 2_u32.pow(self.retries);
-        self.retries += 1;
-        if worker::wait(None, Some(pause)).shutdown {
+        writer.finish(commit, false).map(|_| ())
+    }
+
+    /// Changes that were left out, and why the first of them was.
+    pub fn left_out(&self) -> Option<(usize, &Failure)> {
+        self.left_out.values().next().map(|failure| (self.left_out.len(), failure))
+    }
+
+    /// After an error: nothing if the transaction is to be tried again, or the error back if it has failed for good.
+    fn pause_or_give_up(&mut self, failure: Failure) -> Result<Option<Failure>> {
+        let sqlstate = failure.sqlstate();
+        let class = class_of(&sqlstate);
+        // others were in the way, and are gone soon
+        let may_pass = class == FailureClass::Contended || sqlstate.starts_with("40") || sqlstate == "55P03";
+        let pause = if may_pass && self.retries < RETRIES {
+            self.retries += 1;
+            FIRST_PAUSE * 2_u32.pow(self.retries - 1)
+        } else if class == FailureClass::Transient {
             return Err(failure);
-        }
-        Ok(())
+        } else if self.tries < settings::EXCEPTION_RETRIES.get().unsigned_abs() && !self.kept.is_cut() {
+            self.tries += 1;
+            let delay_ms = u64::from(settings::EXCEPTION_RETRY_DELAY_MS.get().unsigned_abs());
+            Duration::from_millis(delay_ms.saturating_mul(1 << (self.tries - 1).min(10))).min(LONGEST_PAUSE)
+        } else {
+            return Ok(Some(failure));
+        };
+        let is_asked_to_end = worker::shutdown_requested() || worker::wait(None, Some(pause)).shutdown;
+        if is_asked_to_end { Err(failure) } else { Ok(None) }
     }
 }
 
-/// Whether the same work may succeed when it is done again at once: others were in its way.
-fn may_pass(failure: &Failure) -> bool {
-    let sqlstate = failure.sqlstate();
-    // also a unique or exclusion violation: where the rule looked, somebody has put a row since
-    sqlstate.starts_with("40") || matches!(sqlstate.as_str(), "55P03" | "23505" | "23P01")
+impl Surroundings<'_> {
+    /// A transaction of the stream, as the tables of exceptions name it.
+    pub fn name_of(&self, begin: &Begin) -> RemoteName {
+        RemoteName { subscription: self.subscription.to_owned(), provider: self.provider, begin: begin.clone() }
+    }
 }
 
 fn again() -> Failure {

@@ -17,16 +17,21 @@ use std::time::Duration;
 use meld_core::horizon::Without;
 use meld_core::lsn::Lsn;
 use meld_core::time::Timestamp;
-use meld_core::wire::{LogicalMessage, Message, SUPPORTED, StartOptions, Startup};
+use meld_core::wire::{Commit, LogicalMessage, Message, SUPPORTED, StartOptions, Startup};
 use pgrx::prelude::PgSqlErrorCode;
 
+mod exceptions;
+
+use super::aside::Aside;
 use super::clock;
 use super::feedback::Feedback;
 use super::fetch::Fetcher;
 use super::heard::HeardHeartbeats;
-use super::transaction::{Counts, Relations, RemoteTransaction, Surroundings};
+use super::parking::Parking;
+use super::transaction::{Counts, Ran, Relations, RemoteTransaction, Surroundings};
 use crate::catalog;
 use crate::catalog::node::Node;
+use crate::catalog::parked::{self, Standing};
 use crate::catalog::subscription::Subscription;
 use crate::conflict::writers::Writers;
 use crate::log::{Failure, Result};
@@ -55,6 +60,13 @@ struct Worker {
     relations: Relations,
     fetcher: Fetcher,
     transaction: Option<RemoteTransaction>,
+    /// A transaction that failed for good, until it is whole.
+    parking: Option<Parking>,
+    aside: Aside,
+    /// Where the subscription stood when this worker started.
+    standing: Option<Standing>,
+    /// End of a transaction that is to be skipped.
+    skip_lsn: Option<Lsn>,
     feedback: Feedback,
     heartbeats: HeardHeartbeats,
     link: Link,
@@ -114,7 +126,10 @@ impl Worker {
             })?;
         }
         let link = Link::start(link_options(&subscription, &local, from)).map_err(Failure::from)?;
-        let writers = in_transaction(|_| Writers::read(&local))?;
+        let (writers, aside, standing, skip_lsn) = in_transaction(|_| {
+            let aside = Aside::of(parked::set_aside()?);
+            Ok((Writers::read(&local)?, aside, parked::standing(subscription_id)?, parked::skip_lsn(subscription_id)?))
+        })?;
         Ok(Some(Worker {
             slot,
             local,
@@ -122,6 +137,10 @@ impl Worker {
             relations: Relations::new(),
             fetcher: Fetcher::new(&subscription),
             transaction: None,
+            parking: None,
+            aside,
+            standing,
+            skip_lsn,
             feedback: Feedback::new(from),
             heartbeats: HeardHeartbeats::new(slot, !subscription.forward_origins.is_empty()),
             link,
@@ -227,6 +246,10 @@ impl Worker {
     }
 
     fn message(&mut self, message: Message) -> Result<()> {
+        let is_apart = matches!(message, Message::Startup(_) | Message::Logical(_));
+        if !is_apart && let Some(taken) = self.take_aside(&message) {
+            return taken;
+        }
         match message {
             Message::Startup(startup) => self.check_startup(&startup),
             Message::Begin(begin) => {
@@ -234,7 +257,9 @@ impl Worker {
                 let progress = registry::progress(self.slot);
                 progress.received_lsn.fetch_max(begin.commit_lsn.0, Relaxed);
                 progress.applying_commit_ts.store(begin.commit_ts.0, Relaxed);
-                self.transaction = Some(RemoteTransaction::new(begin));
+                if !self.begin_aside(&begin)? {
+                    self.transaction = Some(RemoteTransaction::new(begin));
+                }
                 Ok(())
             }
             Message::Relation(description) if self.transaction.is_none() => {
@@ -249,19 +274,14 @@ impl Worker {
             | Message::Removal(_)
             | Message::Void(_)
             | Message::Contribution(_) => {
-                self.with_transaction("a change", |transaction, around| transaction.apply(message, around))
+                let ran =
+                    self.with_transaction("a change", |transaction, around| transaction.apply(message, around))?;
+                self.ran(ran, None)
             }
             Message::Commit(commit) => {
-                let committed =
+                let ran =
                     self.with_transaction("a commit", |transaction, around| transaction.commit(&commit, around))?;
-                if committed {
-                    self.feedback.committed(commit.end_lsn, origin::last_commit_end());
-                } else {
-                    self.feedback.passed(commit.end_lsn);
-                }
-                if let Some(transaction) = self.transaction.take() {
-                    self.count(&transaction.counts, commit.commit_ts);
-                }
+                self.ran(ran, Some(&commit))?;
                 process::report_statistics(false);
                 Ok(())
             }
@@ -286,6 +306,21 @@ impl Worker {
         }
     }
 
+    fn ran(&mut self, ran: Ran, commit: Option<&Commit>) -> Result<()> {
+        match (ran, commit) {
+            (Ran::Applied, _) => return Ok(()),
+            (Ran::GaveUp(cause), commit) => return self.gave_up(cause, commit),
+            (Ran::Committed, Some(commit)) => self.feedback.committed(commit.end_lsn, origin::last_commit_end()),
+            (Ran::Empty, Some(commit)) => self.feedback.passed(commit.end_lsn),
+            (Ran::Committed | Ran::Empty, None) => {}
+        }
+        if let (Some(transaction), Some(commit)) = (self.transaction.take(), commit) {
+            self.note_applied(&transaction)?;
+            self.count(&transaction.counts, commit.commit_ts);
+        }
+        Ok(())
+    }
+
     fn with_transaction<T>(
         &mut self,
         what: &str,
@@ -296,6 +331,9 @@ impl Worker {
             relations: &mut self.relations,
             writers: &mut self.writers,
             fetcher: &mut self.fetcher,
+            aside: &self.aside,
+            subscription: &self.subscription.name,
+            provider: self.subscription.provider.id,
             seen_by_origin: registry::heard_horizon(self.slot),
         };
         work(transaction, &mut around)

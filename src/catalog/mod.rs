@@ -13,6 +13,7 @@ pub mod node;
 pub mod origin;
 #[cfg(any(test, feature = "pg_test"))]
 mod parents_tests;
+pub mod parked;
 mod query;
 pub mod reference;
 pub mod relation;

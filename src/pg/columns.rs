@@ -268,7 +268,7 @@ fn look_up(function: pg_sys::Oid) -> Box<pg_sys::FmgrInfo> {
 }
 
 /// A copy in the current context with a NUL behind it.
-fn copy_terminated(bytes: &[u8]) -> *mut std::ffi::c_char {
+pub(super) fn copy_terminated(bytes: &[u8]) -> *mut std::ffi::c_char {
     // SAFETY: palloc gives as many bytes as asked for or raises; the regions do not overlap
     unsafe {
         let copy: *mut u8 = pg_sys::palloc(bytes.len() + 1).cast();

@@ -68,6 +68,7 @@ pub mod trigger_catalog;
 pub mod truncate;
 pub mod types;
 pub mod utility;
+pub mod wire_text;
 pub mod worker;
 pub mod xact;
 
