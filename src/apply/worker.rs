@@ -17,10 +17,11 @@ use std::time::Duration;
 use meld_core::horizon::Without;
 use meld_core::lsn::Lsn;
 use meld_core::time::Timestamp;
-use meld_core::wire::{Commit, LogicalMessage, Message, SUPPORTED, StartOptions, Startup};
+use meld_core::wire::{Commit, LogicalMessage, Message};
 use pgrx::prelude::PgSqlErrorCode;
 
 mod exceptions;
+mod link;
 
 use super::aside::Aside;
 use super::clock;
@@ -38,10 +39,9 @@ use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
 use crate::pg::worker as process;
 use crate::pg::xact::{Xact, in_transaction};
-use crate::pg::{decoding_session, numbers, origin, promise, session};
-use crate::receiver::{Event, Link, LinkOptions, Positions, SlotPlan};
+use crate::pg::{origin, session};
+use crate::receiver::{Event, Link, Positions};
 use crate::sequence::peers;
-use crate::settings;
 use crate::workers::registry::{self, Announcement, WorkerState};
 
 crate::worker_entry!(meld_apply_main => run);
@@ -125,7 +125,7 @@ impl Worker {
                 Ok(origin::durable_session_progress())
             })?;
         }
-        let link = Link::start(link_options(&subscription, &local, from)).map_err(Failure::from)?;
+        let link = Link::start(link::options(&subscription, &local, from)).map_err(Failure::from)?;
         let (writers, aside, standing, skip_lsn) = in_transaction(|_| {
             let aside = Aside::of(parked::set_aside()?);
             Ok((Writers::read(&local)?, aside, parked::standing(subscription_id)?, parked::skip_lsn(subscription_id)?))
@@ -339,27 +339,6 @@ impl Worker {
         work(transaction, &mut around)
     }
 
-    fn check_startup(&self, startup: &Startup) -> Result<()> {
-        let ours = decoding_session::database_encoding();
-        if startup.encoding != ours {
-            return Err(Failure::new(
-                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!(
-                    "database encoding {} of node \"{}\" differs from {ours} here",
-                    startup.encoding, startup.node.name
-                ),
-            )
-            .hint("Nodes of one mesh need databases with one encoding."));
-        }
-        let left_behind = in_transaction(|_| catalog::left_behind::of(self.subscription.provider.id))?;
-        match left_behind {
-            Some(left_behind) if left_behind.is_refused(startup.horizon) => {
-                Err(catalog::left_behind::refusal(&startup.node.name, &self.local.identity.name))
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn count(&self, counts: &Counts, commit_ts: Timestamp) {
         let progress = registry::progress(self.slot);
         progress.last_commit_ts.store(commit_ts.0, Relaxed);
@@ -392,32 +371,6 @@ impl Worker {
             None => context,
         };
         failure.detail(detail)
-    }
-}
-
-fn link_options(subscription: &Subscription, local: &Node, from: Lsn) -> LinkOptions {
-    LinkOptions {
-        dsn: subscription.dsn.clone(),
-        application_name: subscription.slot_name.clone(),
-        slot_name: subscription.slot_name.clone(),
-        slot: if subscription.ready { SlotPlan::Existing { from } } else { SlotPlan::Create },
-        start: StartOptions {
-            protocol: SUPPORTED,
-            meld_version: env!("CARGO_PKG_VERSION").to_owned(),
-            node: local.identity.clone(),
-            replication_sets: subscription.replication_sets.clone(),
-            forward_origins: subscription.forward_origins.clone(),
-            server_version: decoding_session::server_version(),
-            encoding: decoding_session::database_encoding(),
-            big_endian: cfg!(target_endian = "big"),
-            horizon: promise::announced(process::my_database()).horizon,
-            capabilities: Vec::new(),
-        },
-        expected_provider: Some(subscription.provider.clone()),
-        server_run: numbers::run().unwrap_or_default(),
-        queue_bytes: settings::APPLY_QUEUE_SIZE_KB.get() as usize * 1024,
-        status_interval: Duration::from_secs(10),
-        connect_timeout: Duration::from_secs(10),
     }
 }
 
