@@ -3,5 +3,6 @@
 
 mod fuzz;
 mod kinds;
+mod local;
 mod orphans;
 mod race;
