@@ -134,15 +134,22 @@ fn keep_parent_keeps_the_balance() {
     cluster.node(1).batch("UPDATE users SET balance = balance + 100");
     settle::settle(&cluster);
     mesh::disconnect(&cluster);
-    cluster.node(1).batch("UPDATE users SET balance = balance + 7; DELETE FROM users WHERE id = 1");
-    cluster.node(2).batch("INSERT INTO orders VALUES (10, 1, 'tea'); UPDATE users SET balance = balance - 30");
+    // the delete is the last word on the row
     cluster.node(3).batch("UPDATE users SET balance = balance + 1000");
+    cluster.node(2).batch("INSERT INTO orders VALUES (10, 1, 'tea')");
+    cluster.node(1).batch("UPDATE users SET balance = balance + 7; DELETE FROM users WHERE id = 1");
     mesh::reconnect(&cluster);
     assert_eq!(rows(&cluster), "user 1 user 2 order 10");
+    assert_told(&cluster, "users 1 foreign_key keep_local");
     assert_agree(&cluster);
     for node in cluster.nodes() {
-        assert_eq!(node.values::<i32>("SELECT balance FROM users ORDER BY id"), [1077, 1077], "{}", node.name);
+        assert_eq!(node.values::<i32>("SELECT balance FROM users ORDER BY id"), [1107, 1107], "{}", node.name);
     }
+    // and it goes on
+    cluster.node(2).batch("UPDATE users SET balance = balance - 7");
+    settle::settle(&cluster);
+    assert_agree(&cluster);
+    assert_eq!(cluster.node(1).values::<i32>("SELECT balance FROM users"), [1100, 1100]);
     cluster.finish();
 }
 
