@@ -163,6 +163,22 @@ LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'sub_disa
 COMMENT ON FUNCTION meld.sub_disable(name, boolean) IS 'let a subscription pause';
 REVOKE ALL ON FUNCTION meld.sub_disable(name, boolean) FROM PUBLIC;
 
+CREATE FUNCTION meld.sub_alter_skiplsn(subscription_name name, lsn pg_lsn) RETURNS boolean
+LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'sub_alter_skiplsn_wrapper';
+COMMENT ON FUNCTION meld.sub_alter_skiplsn(name, pg_lsn) IS 'pass over the remote transaction that ends there';
+REVOKE ALL ON FUNCTION meld.sub_alter_skiplsn(name, pg_lsn) FROM PUBLIC;
+
+CREATE FUNCTION meld.parked_replay(origin name = NULL)
+RETURNS TABLE (replayed bigint, still_parked bigint, first_error text)
+LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'parked_replay_wrapper';
+COMMENT ON FUNCTION meld.parked_replay(name) IS 'apply parked transactions again';
+REVOKE ALL ON FUNCTION meld.parked_replay(name) FROM PUBLIC;
+
+CREATE FUNCTION meld.parked_discard(id bigint, force boolean = false) RETURNS boolean
+LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'parked_discard_wrapper';
+COMMENT ON FUNCTION meld.parked_discard(bigint, boolean) IS 'give the changes of a parked transaction up';
+REVOKE ALL ON FUNCTION meld.parked_discard(bigint, boolean) FROM PUBLIC;
+
 CREATE FUNCTION meld.sub_alter_interface(subscription_name name, interface_name name) RETURNS boolean
 LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'sub_alter_interface_wrapper';
 COMMENT ON FUNCTION meld.sub_alter_interface(name, name) IS 'let a subscription reach its provider in another way';

@@ -69,6 +69,27 @@ SELECT s.sub_name AS subscription_name, c.conflict_type, c.conflicts
   FROM meld.conflict_counts() c
   JOIN meld.subscription s ON s.sub_id = c.subscription_id;
 
+-- What waits for an operator, and the call that deals with it: transactions that could not be applied, and subscriptions
+-- that stand at one. Error texts quote rows, so only those may read it who may read the tables behind it.
+CREATE VIEW meld.exceptions AS
+SELECT p.subscription_name, p.state, p.parked_at AS since, p.id AS parked_id, p.remote_origin, p.remote_commit_ts,
+       p.remote_commit_lsn, p.remote_xid, p.changes, p.size_bytes, p.replays, p.sqlstate, p.error_message,
+       (SELECT string_agg(DISTINCT e.nspname || '.' || e.relname, ', ') FROM meld.exception_log e
+         WHERE e.parked_id = p.id AND e.sqlstate IS NOT NULL) AS failed_tables,
+       CASE p.state
+            WHEN 'parked' THEN 'SELECT * FROM meld.parked_replay()'
+            WHEN 'skipped' THEN format('SELECT meld.parked_discard(%s)', p.id)
+       END AS what_to_do
+  FROM meld.parked_transaction p
+UNION ALL
+SELECT s.sub_name, CASE WHEN s.sub_enabled THEN 'retrying' ELSE 'disabled' END, f.failed_at, NULL, s.sub_provider, NULL,
+       f.remote_commit_lsn, f.remote_xid, NULL, NULL, NULL, f.sqlstate, f.error_message, NULL,
+       CASE WHEN f.skip_lsn = f.remote_commit_lsn THEN format('SELECT meld.sub_enable(%L)', s.sub_name)
+            ELSE format('SELECT meld.sub_enable(%L) or SELECT meld.sub_alter_skiplsn(%L, %L)', s.sub_name, s.sub_name,
+                        f.remote_commit_lsn)
+       END
+  FROM meld.apply_failure f JOIN meld.subscription s USING (sub_id);
+
 -- Every node that this one knows of. What a node has announced counts when all that it sent before is durable here.
 CREATE VIEW meld.cluster_status AS
 WITH announced AS (

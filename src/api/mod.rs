@@ -9,6 +9,7 @@ mod cluster;
 mod delta;
 mod fetch;
 mod node;
+mod parked;
 mod partitions;
 mod peer;
 mod repset;

@@ -149,7 +149,7 @@ fn register_provider(provider: &meld_core::ids::NodeIdentity, dsn: &str, subscri
     .hint("Choose another name for the subscription."))
 }
 
-fn require_subscription(name: &str) -> Result<Subscription> {
+pub(super) fn require_subscription(name: &str) -> Result<Subscription> {
     subscription::by_name(name)?.ok_or_else(|| no_such_subscription(name))
 }
 

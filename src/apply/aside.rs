@@ -24,6 +24,10 @@ impl Aside {
         self.stamps.insert((stamp.node, stamp.commit_ts));
     }
 
+    pub fn remove(&mut self, stamp: Stamp) {
+        self.stamps.remove(&(stamp.node, stamp.commit_ts));
+    }
+
     /// Largest stamp of a transaction of the same origin that is smaller than this one.
     pub fn before(&self, stamp: Stamp) -> Option<Stamp> {
         let Stamp { commit_ts, node } = stamp;

@@ -40,7 +40,7 @@ use super::row::Row;
 use super::step;
 use super::store::RemoteContext;
 use super::tables::Tables;
-use crate::catalog::parked::{ParkedState, RemoteName};
+use crate::catalog::parked::{self, ParkedState, RemoteName};
 use crate::conflict::Writers;
 use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
@@ -102,6 +102,8 @@ pub struct RemoteTransaction {
     at: Option<u64>,
     /// Changes that are left out, and why.
     left_out: BTreeMap<u64, Failure>,
+    /// Where it is parked.
+    parked: Option<i64>,
 }
 
 /// How far a call has brought the transaction.
@@ -145,7 +147,13 @@ impl RemoteTransaction {
             tries: 0,
             at: None,
             left_out: BTreeMap::new(),
+            parked: None,
         }
+    }
+
+    /// One that was parked, and is not any more when this is committed.
+    pub fn replayed(begin: Begin, parked: i64) -> RemoteTransaction {
+        RemoteTransaction { parked: Some(parked), ..RemoteTransaction::new(begin) }
     }
 
     fn remote(&self) -> RemoteContext {
@@ -278,7 +286,8 @@ impl RemoteTransaction {
     fn finish(&mut self, commit: &Commit, around: &mut Surroundings<'_>) -> Result<Try> {
         self.at = None;
         let remote = self.remote();
-        if !self.left_out.is_empty() && self.tables.is_none() {
+        let is_more_to_do = !self.left_out.is_empty() || self.parked.is_some();
+        if is_more_to_do && self.tables.is_none() {
             self.tables = Some(Tables::begin(&self.alone));
         }
         let Some(tables) = &mut self.tables else { return Ok(Try::Empty) };
@@ -300,8 +309,8 @@ impl RemoteTransaction {
         }
         if let Some(tables) = self.tables.take() {
             let xact = tables.close();
-            if !self.left_out.is_empty() {
-                xact.with_snapshot(|| self.park_left_out(commit, around))?;
+            if is_more_to_do {
+                xact.with_snapshot(|| self.settle_exceptions(commit, around))?;
             }
             origin::stamp_transaction(&xact, commit.end_lsn, commit.commit_ts);
             xact.commit();
@@ -325,8 +334,12 @@ impl RemoteTransaction {
         }
     }
 
-    /// Changes that could not be applied are parked with the commit of those that could.
-    fn park_left_out(&self, commit: &Commit, around: &mut Surroundings<'_>) -> Result<()> {
+    /// Changes that could not be applied are parked with the commit of those that could; what was parked before is not any
+    /// more.
+    fn settle_exceptions(&self, commit: &Commit, around: &mut Surroundings<'_>) -> Result<()> {
+        if let Some(id) = self.parked {
+            parked::remove(id)?;
+        }
         let Some(first) = self.left_out.values().next() else { return Ok(()) };
         let (behaviour, state) = (ExceptionBehaviour::Discard, Some(ParkedState::Parked));
         let mut writer = ParkedWriter::begin(around.name_of(&self.begin), behaviour, state, first.clone())?;
@@ -344,6 +357,11 @@ impl RemoteTransaction {
         self.left_out.values().next().map(|failure| (self.left_out.len(), failure))
     }
 
+    /// An operator asks for a replay when the cause is gone, and is told at once if it is not.
+    fn tries_allowed(&self) -> u32 {
+        if self.parked.is_some() { 0 } else { settings::EXCEPTION_RETRIES.get().unsigned_abs() }
+    }
+
     /// After an error: nothing if the transaction is to be tried again, or the error back if it has failed for good.
     fn pause_or_give_up(&mut self, failure: Failure) -> Result<Option<Failure>> {
         let sqlstate = failure.sqlstate();
@@ -355,7 +373,7 @@ impl RemoteTransaction {
             FIRST_PAUSE * 2_u32.pow(self.retries - 1)
         } else if class == FailureClass::Transient {
             return Err(failure);
-        } else if self.tries < settings::EXCEPTION_RETRIES.get().unsigned_abs() && !self.kept.is_cut() {
+        } else if self.tries < self.tries_allowed() && !self.kept.is_cut() {
             self.tries += 1;
             let delay_ms = u64::from(settings::EXCEPTION_RETRY_DELAY_MS.get().unsigned_abs());
             Duration::from_millis(delay_ms.saturating_mul(1 << (self.tries - 1).min(10))).min(LONGEST_PAUSE)

@@ -8,9 +8,10 @@ use meld_core::lsn::Lsn;
 use meld_core::time::{Stamp, Timestamp};
 use meld_core::wire::Begin;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
+use pgrx::prelude::PgSqlErrorCode;
 
 use super::query;
-use crate::log::Result;
+use crate::log::{Failure, Result};
 
 /// What becomes of a parked transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -178,4 +179,97 @@ pub fn set_standing(subscription_id: i32, remote: &RemoteName, standing: &Standi
 /// It is past that.
 pub fn clear_standing(subscription_id: i32) -> Result<()> {
     query::execute("DELETE FROM meld.apply_failure WHERE sub_id = $1", &[subscription_id.into()])
+}
+
+/// A transaction to be applied again.
+#[derive(Clone, Debug)]
+pub struct ToReplay {
+    pub id: i64,
+    pub provider: NodeId,
+    pub origin: NodeId,
+    pub stamp: Stamp,
+}
+
+/// What is parked, of one origin or of all, in the order of commits; of one provider in the order of its stream.
+pub fn to_replay(origin: Option<NodeId>) -> Result<Vec<ToReplay>> {
+    let sql = "SELECT p.id, p.provider_node, p.remote_origin, pg_catalog.timestamptz_send(p.remote_commit_ts) \
+               FROM meld.parked_transaction p WHERE p.state = 'parked' AND ($1 IS NULL OR p.remote_origin = $1) \
+               ORDER BY p.remote_commit_ts, p.remote_commit_lsn, p.id";
+    query::rows(sql, &[origin.map(|node| i32::from(node.0)).into()], |row| {
+        let origin = super::node::checked_id(row.get(3)?)?;
+        Ok(ToReplay {
+            id: row.get(1)?,
+            provider: super::node::checked_id(row.get(2)?)?,
+            origin,
+            stamp: Stamp { commit_ts: query::time(row, 4)?, node: origin },
+        })
+    })
+}
+
+/// Commit timestamp of the oldest transaction that waits to be applied.
+pub fn oldest() -> Result<Option<Timestamp>> {
+    let sql = "SELECT pg_catalog.timestamptz_send(p.remote_commit_ts) FROM meld.parked_transaction p \
+               WHERE p.state = 'parked' ORDER BY p.remote_commit_ts LIMIT 1";
+    query::first(sql, &[], |row| query::time(row, 1))
+}
+
+/// A chunk of a body, from 0.
+pub fn chunk(id: i64, chunk: i32) -> Result<Option<Vec<u8>>> {
+    let sql = "SELECT c.body FROM meld.parked_chunk c WHERE c.parked_id = $1 AND c.chunk = $2";
+    query::first(sql, &[id.into(), chunk.into()], |row| row.get(1))
+}
+
+/// It was applied. Fails if it is not parked any more: another replay, or a discard, has been faster.
+pub fn remove(id: i64) -> Result<()> {
+    let sql = "DELETE FROM meld.parked_transaction WHERE id = $1 AND state = 'parked' RETURNING id";
+    let gone = query::change(sql, &[id.into()], |row| row.get::<i64>(1))?;
+    if gone.is_empty() {
+        return Err(no_longer_parked(id));
+    }
+    query::execute("DELETE FROM meld.parked_chunk WHERE parked_id = $1", &[id.into()])
+}
+
+pub fn no_longer_parked(id: i64) -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("no transaction is parked as {id}"))
+}
+
+/// It was tried again, and failed.
+pub fn note_replay(id: i64, sqlstate: &str, message: &str) -> Result<()> {
+    query::execute(
+        "UPDATE meld.parked_transaction SET replays = replays + 1, replayed_at = pg_catalog.clock_timestamp(), \
+         sqlstate = $2, error_message = $3 WHERE id = $1",
+        &[id.into(), sqlstate.into(), message.into()],
+    )
+}
+
+/// What is parked, of one origin or of all, each with its last error.
+pub fn still_parked(origin: Option<NodeId>) -> Result<Vec<(i64, Option<String>)>> {
+    let sql = "SELECT p.id, p.error_message FROM meld.parked_transaction p \
+               WHERE p.state = 'parked' AND ($1 IS NULL OR p.remote_origin = $1) \
+               ORDER BY p.remote_commit_ts, p.remote_commit_lsn, p.id";
+    let args = [origin.map(|node| i32::from(node.0)).into()];
+    query::change(sql, &args, |row| Ok((row.get(1)?, row.optional(2)?)))
+}
+
+/// Keeps others from replaying until the transaction ends; false if somebody does.
+pub fn try_lock_replay() -> Result<bool> {
+    let sql = "SELECT pg_catalog.pg_try_advisory_xact_lock('meld.parked_transaction'::regclass::oid::int8)";
+    Ok(query::first(sql, &[], |row| row.get(1))?.unwrap_or(false))
+}
+
+/// Its changes are given up; that it was not applied is remembered. False if there is none of that number.
+pub fn discard(id: i64) -> Result<bool> {
+    let sql = "UPDATE meld.parked_transaction SET state = 'discarded', size_bytes = 0 \
+               WHERE id = $1 AND state <> 'discarded' RETURNING id";
+    let found = !query::change(sql, &[id.into()], |row| row.get::<i64>(1))?.is_empty();
+    query::execute("DELETE FROM meld.parked_chunk WHERE parked_id = $1", &[id.into()])?;
+    Ok(found)
+}
+
+/// The transaction that ends there is to be skipped when it comes. False if the subscription does not stand at it.
+pub fn set_skip_lsn(subscription_id: i32, end_lsn: Lsn) -> Result<bool> {
+    let sql = "UPDATE meld.apply_failure SET skip_lsn = $2::pg_lsn WHERE sub_id = $1 AND remote_commit_lsn = $2::pg_lsn \
+               RETURNING sub_id";
+    let args = [subscription_id.into(), end_lsn.to_string().into()];
+    Ok(!query::change(sql, &args, |row| row.get::<i32>(1))?.is_empty())
 }

@@ -89,6 +89,15 @@ pub fn setup_session(_xact: &Xact, roident: u16) {
     }
 }
 
+/// The session works under no origin any more, and another process, or this one, may take it.
+pub fn leave_session() {
+    // SAFETY: an origin was set up in this session
+    unsafe {
+        pg_sys::replorigin_session_reset();
+        pg_sys::replorigin_session_origin = pg_sys::InvalidRepOriginId as pg_sys::RepOriginId;
+    }
+}
+
 /// How far the session's origin has come: the end of the last remote transaction that was committed here. It is durable
 /// when this returns, so that the position may be reported: the process that committed it may not have waited for that.
 pub fn durable_session_progress() -> Lsn {

@@ -96,7 +96,7 @@ impl Collector {
             let total = xact::in_transaction(|_| collection::blocks())?;
             let piece = Blocks { from: self.next_block, to: self.next_block.saturating_add(PIECE_BLOCKS) };
             if piece.from >= total {
-                self.end_round(&beat.collection)?;
+                self.end_round(beat)?;
                 return Ok(true);
             }
             if !self.may_remove(piece, beat, subscriptions)? {
@@ -123,8 +123,11 @@ impl Collector {
         Ok(!is_known || self.last_round.elapsed() >= LONG_REST)
     }
 
-    fn end_round(&mut self, due: &Collection) -> Result<()> {
-        xact::in_transaction(|_| collection::remove_voids(due.up_to, PIECE_ROWS))?;
+    fn end_round(&mut self, beat: &Beat) -> Result<()> {
+        // parked work may hold an older void of the same tombstone
+        if !beat.is_any_parked {
+            xact::in_transaction(|_| collection::remove_voids(beat.collection.up_to, PIECE_ROWS))?;
+        }
         self.written_before = (self.left == 0).then_some(self.written);
         self.next_block = 0;
         self.left = 0;

@@ -41,6 +41,8 @@ pub struct Beat {
     /// What each member has told.
     pub heard: HashMap<NodeId, Announcement>,
     pub collection: Collection,
+    /// Some transaction waits to be applied by hand.
+    pub is_any_parked: bool,
 }
 
 impl Heart {
@@ -53,7 +55,9 @@ impl Heart {
         let Some(promised) = promise::promise(PATIENCE) else { return Ok(None) };
         let now = clock::now();
         let heard = heard_from(self.database, subscriptions);
-        let collection = self.horizons(&heard, now).collection(oldest_parked(), now, micros(retention));
+        // behind what was heard: what was parked before that was told is seen
+        let oldest_parked = xact::in_transaction(|_| catalog::parked::oldest())?;
+        let collection = self.horizons(&heard, now).collection(oldest_parked, now, micros(retention));
         // what this node itself commits later can't be beyond its horizon
         let told = Announced { promise: promised, horizon: collection.horizon.min(promised) };
         let told = promise::announce(self.database, told);
@@ -67,7 +71,8 @@ impl Heart {
             Ok(())
         })?;
         let up_to = collection.up_to.min(told.promise);
-        Ok(Some(Beat { heard, collection: Collection { up_to, ..collection } }))
+        let is_any_parked = oldest_parked.is_some();
+        Ok(Some(Beat { heard, collection: Collection { up_to, ..collection }, is_any_parked }))
     }
 
     fn horizons(&mut self, heard: &HashMap<NodeId, Announcement>, now: Timestamp) -> Horizons {
@@ -105,12 +110,6 @@ fn heard_from(database: Oid, subscriptions: &[Subscription]) -> HashMap<NodeId, 
             .or_insert(told);
     }
     heard
-}
-
-/// Commit timestamp of the oldest transaction that waits to be applied by hand. There are none: a transaction that can't
-/// be applied stops its subscription, so the provider's promise does not get past it.
-fn oldest_parked() -> Option<Timestamp> {
-    None
 }
 
 fn micros(duration: Duration) -> i64 {

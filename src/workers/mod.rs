@@ -9,6 +9,7 @@ mod collector;
 mod heartbeat;
 mod manager;
 pub mod registry;
+pub mod replay;
 mod supervisor;
 mod text;
 

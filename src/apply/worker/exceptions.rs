@@ -70,7 +70,8 @@ impl Worker {
         let Some(transaction) = &self.transaction else { return Err(cause.failure) };
         let begin = transaction.begin.clone();
         let way = match behaviour {
-            ExceptionBehaviour::Retry => return Err(cause.failure),
+            // where it stands is written down, so that an operator can have it skipped
+            ExceptionBehaviour::Retry => return Err(self.receive_again(&begin, cause)?),
             ExceptionBehaviour::Transdiscard | ExceptionBehaviour::Discard => Way::Park,
             ExceptionBehaviour::SubDisable => Way::Pause,
         };
