@@ -16,6 +16,8 @@
 //! With `discard`, changes that were given up are left out when the rest is applied again; they are parked in the same
 //! local transaction.
 
+mod left_out;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
@@ -34,18 +36,18 @@ use super::fetch::Fetcher;
 use super::fetched::Fetched;
 use super::kept::Kept;
 use super::own;
-use super::parked::{ParkedWriter, is_change};
+use super::parked::is_change;
 use super::parking::Cause;
 use super::row::Row;
 use super::step;
 use super::store::RemoteContext;
 use super::tables::Tables;
-use crate::catalog::parked::{self, ParkedState, RemoteName};
+use crate::catalog::parked::RemoteName;
 use crate::conflict::Writers;
 use crate::log::{Failure, Result};
 use crate::pg::trap::trap;
 use crate::pg::{origin, worker};
-use crate::settings::{self, ExceptionBehaviour};
+use crate::settings;
 
 /// Descriptions of the stream's relations, by the provider's oid.
 pub type Relations = HashMap<RelId, Rc<RelationDescription>>;
@@ -117,9 +119,6 @@ pub enum Ran {
     GaveUp(Cause),
 }
 
-/// Changes of one transaction that may be left out one by one; beyond it, it is parked whole.
-const LEFT_OUT_MAX: usize = 1000;
-
 /// Where a try ended.
 enum Try {
     Done,
@@ -171,21 +170,6 @@ impl RemoteTransaction {
     /// Commits under the remote's timestamp and position.
     pub fn commit(&mut self, commit: &Commit, around: &mut Surroundings<'_>) -> Result<Ran> {
         self.run(usize::MAX, Some(commit), around)
-    }
-
-    /// Whether the rest can be applied without the change that failed.
-    pub fn may_leave_out(&self, cause: &Cause) -> bool {
-        cause.failed.is_some() && !self.kept.is_cut() && self.left_out.len() < LEFT_OUT_MAX
-    }
-
-    /// Applies what has come without the change that failed.
-    pub fn leave_out(&mut self, cause: Cause, commit: Option<&Commit>, around: &mut Surroundings<'_>) -> Result<Ran> {
-        if let Some(place) = cause.failed {
-            self.left_out.insert(place, cause.failure);
-        }
-        self.begin_again(around);
-        (self.tries, self.retries) = (0, 0);
-        self.run(0, commit, around)
     }
 
     /// What has come, from the first message, if it is all there.
@@ -332,29 +316,6 @@ impl RemoteTransaction {
         if let Some(tables) = self.tables.take() {
             tables.abort();
         }
-    }
-
-    /// Changes that could not be applied are parked with the commit of those that could; what was parked before is not any
-    /// more.
-    fn settle_exceptions(&self, commit: &Commit, around: &mut Surroundings<'_>) -> Result<()> {
-        if let Some(id) = self.parked {
-            parked::remove(id)?;
-        }
-        let Some(first) = self.left_out.values().next() else { return Ok(()) };
-        let (behaviour, state) = (ExceptionBehaviour::Discard, Some(ParkedState::Parked));
-        let mut writer = ParkedWriter::begin(around.name_of(&self.begin), behaviour, state, first.clone())?;
-        let changes = self.kept.from(0).iter().filter(|message| is_change(message));
-        for (message, place) in changes.zip(1..) {
-            if let Some(failure) = self.left_out.get(&place) {
-                writer.take(message, place, Some(failure), around.relations)?;
-            }
-        }
-        writer.finish(commit, false).map(|_| ())
-    }
-
-    /// Changes that were left out, and why the first of them was.
-    pub fn left_out(&self) -> Option<(usize, &Failure)> {
-        self.left_out.values().next().map(|failure| (self.left_out.len(), failure))
     }
 
     /// An operator asks for a replay when the cause is gone, and is told at once if it is not.
