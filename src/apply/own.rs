@@ -11,15 +11,14 @@ use meld_core::conflict::ConflictType;
 use meld_core::converge::{self, First, LinkedStore, Outcome};
 use meld_core::ids::RelId;
 use meld_core::time::Stamp;
-use pgrx::prelude::PgSqlErrorCode;
 
 use super::clock::wait_until_past;
 use super::fetched::Fetched;
 use super::row::Row;
-use super::store::{Committer, HeapStore, RemoteContext};
+use super::store::{Committer, HeapStore, RemoteContext, overtaken};
 use super::tables::Tables;
 use super::transaction::Surroundings;
-use crate::log::{Failure, Result};
+use crate::log::Result;
 use crate::pg::origin::WithoutOrigin;
 use crate::pg::trap::trap;
 
@@ -101,11 +100,4 @@ fn version(first: &First<Row>, fetched: &Fetched) -> Stamp {
             fetched.stamp(parent).map_or(or_else.version, |there| there.max(or_else.version))
         }
     }
-}
-
-fn overtaken() -> Failure {
-    Failure::new(
-        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
-        "rows changed too fast for a foreign key conflict to be resolved",
-    )
 }

@@ -1,7 +1,8 @@
 //! Random deletes and inserts of parents and children on all nodes, in each mode that converges: no row is ever seen
 //! without its parent, and all nodes end with the same rows and stamps.
 //!
-//! `MELD_SEED` makes a run again; `MELD_FUZZ_SECONDS` is how long each mode is written to (4).
+//! `MELD_SEED` makes a run again; `MELD_FUZZ_SECONDS` is how long each mode is written to (4). With `MELD_DIARY` the nodes
+//! write down all that is done to a row, and what differs at the end comes with its story.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -11,6 +12,7 @@ use meld_cluster_tests::{Cluster, Node, Plan, compare, mesh, settle};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::diary;
 use crate::orphans::{self, Reference};
 
 /// A chain of three with all that a delete can do to children, one by another unique key, a table that refers to itself,
@@ -134,6 +136,7 @@ fn run(mode: &str) {
         Plan::new(&format!("fk_fuzz_{mode}"), 3).setting(&format!("meld.foreign_key_conflict = {mode}")).start_mesh();
     mesh::replicate(&cluster, TABLES);
     cluster.batch("SELECT meld.delta_add_column('a', 'n')");
+    diary::keep(&cluster);
     let words = ["violates foreign key constraint", "duplicate key value", "deadlock detected"];
     // a link that is stopped in the middle of a fetch
     let fetch = ["fetch>*canceling statement", "fetch>*connection to client lost"];
@@ -161,7 +164,11 @@ fn run(mode: &str) {
     }
     phase(&cluster, seed.wrapping_add(200), part);
     come_to_rest(&cluster);
-    compare::equal(&cluster);
+    let nodes: Vec<&Node> = cluster.nodes().iter().collect();
+    if let Err(differences) = compare::compare(&nodes, None, compare::Aspect::RowsAndStamps) {
+        diary::tell(&cluster, &differences);
+        panic!("the nodes of \"{}\" differ\n{differences}", cluster.name);
+    }
     orphans::assert_none(&cluster, &REFERENCES);
     for node in cluster.nodes() {
         let kinds: Option<String> = node.value(

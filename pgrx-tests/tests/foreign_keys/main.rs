@@ -1,6 +1,7 @@
 //! Foreign keys between nodes that write apart: no row is without its parent on any node at any moment, and the nodes end
 //! alike, in each mode.
 
+mod diary;
 mod fuzz;
 mod kinds;
 mod local;

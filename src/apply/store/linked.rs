@@ -6,6 +6,7 @@
 
 use meld_core::converge::{Grave, Here, LinkedStore, LocalStamp, Operation, Orphan, Removal, RowStore, Values};
 use meld_core::ids::RelId;
+use meld_core::time::Stamp;
 use meld_core::version::Replaced;
 use meld_core::wire::{self, RemovalNote, Replacing, Version};
 use pgrx::prelude::PgSqlErrorCode;
@@ -137,6 +138,18 @@ impl HeapStore<'_> {
         Ok(result)
     }
 
+    /// What is here of the fetched row in hand has been decided about, but nobody was kept from writing it meanwhile. Now it
+    /// is locked: is the fetched one still to take its place?
+    pub(super) fn check_still_older(&self, fetched: Stamp) -> Result<()> {
+        let older = match self.in_hand.as_ref().map(|in_hand| in_hand.here) {
+            Some(Here::Live(LocalStamp::Known(stamp) | LocalStamp::Before(stamp))) => stamp <= fetched,
+            Some(Here::Live(LocalStamp::ThisTransaction)) => true,
+            Some(Here::Dead(grave)) => grave.yields_to(fetched),
+            Some(Here::Nothing) | None => true,
+        };
+        if older { Ok(()) } else { Err(overtaken()) }
+    }
+
     /// The name of a row that is referred to and is not here.
     fn name_parent(&mut self, parent: ParentRow) -> Result<Row> {
         let ParentRow { schema, name, columns, is_partitioned, .. } = parent;
@@ -192,8 +205,13 @@ impl HeapStore<'_> {
             Some(FetchedStamp::Known(stamp)) => Replaced::Version(stamp),
             Some(FetchedStamp::Forgotten(_)) | None => Replaced::Unknown,
         };
+        let name = row.name().ok_or_else(not_in_hand)?;
         self.with_fetched(row, |store| {
             let Some(InHand { table, seen, here, .. }) = store.in_hand else { return Err(not_in_hand()) };
+            // somebody was faster: then it is that row which has to stay
+            if seen.is_live && (!name.is_reference || store.located(name)?.is_some()) {
+                return Err(overtaken());
+            }
             let kept = store.fill_counters(table, seen)?;
             if let Here::Live(stamp) = here {
                 store.announce_update(table, stamp)?;
@@ -315,6 +333,13 @@ impl LinkedStore for HeapStore<'_> {
             })
         })
     }
+}
+
+pub fn overtaken() -> Failure {
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "rows changed too fast for a foreign key to be looked after",
+    )
 }
 
 fn keyless(schema: &str, table: &str) -> Failure {

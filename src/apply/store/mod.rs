@@ -16,6 +16,7 @@ use meld_core::time::Stamp;
 
 pub use self::counter::{Said, contribution};
 use self::heap::not_in_hand;
+pub use self::linked::overtaken;
 use super::fetch::Fetcher;
 use super::fetched::Fetched;
 use super::row::Row;
@@ -132,7 +133,10 @@ impl RowStore for HeapStore<'_> {
 
     fn put(&mut self, row: &Row, stamp: Stamp, values: Values) -> Result<()> {
         if self.in_hand(row).is_none() {
-            return self.with_fetched(row, |store| store.put(row, stamp, values));
+            return self.with_fetched(row, |store| {
+                store.check_still_older(stamp)?;
+                store.put(row, stamp, values)
+            });
         }
         self.take(row, values)?;
         let Some(in_hand) = &self.in_hand else { return Err(not_in_hand()) };
