@@ -1,4 +1,4 @@
-//! The worked examples of docs/conflicts.md, run as they stand there.
+//! The worked examples of docs/conflicts.md and the runbook docs/operations/exceptions.md, run as they stand there.
 //!
 //! In an indented block, `n1> `, `n2> ` and `both> ` stand before a statement; deeper lines below it are the rows that it
 //! must give, with ` | ` between the values. Of the comments, those that tell of the link cut it and mend it, the others
@@ -9,7 +9,7 @@ use std::path::Path;
 use meld_cluster_tests::{Cluster, Plan, mesh, settle};
 use postgres::SimpleQueryMessage;
 
-const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/conflicts.md");
+const DOCUMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
 
 #[derive(Debug)]
 enum Line<'a> {
@@ -69,26 +69,42 @@ fn run(cluster: &Cluster, place: usize, sql: &str, expected: &[&str]) {
     assert_eq!(rows, expected, "{}: {sql}", node.name);
 }
 
-#[test]
-fn the_examples_of_the_document_are_true() {
-    let text = std::fs::read_to_string(Path::new(DOCUMENT)).expect("docs/conflicts.md");
-    let cluster = Plan::new("examples", 2).start_mesh();
+/// Gives the number of statements.
+fn run_document(cluster: &Cluster, name: &str) -> usize {
+    let text = std::fs::read_to_string(Path::new(DOCUMENTS).join(name)).expect("the document");
     let mut statements = 0;
     for line in lines(&text) {
         match line {
             Line::Heading => {
-                settle::settle_decisions(&cluster);
+                settle::settle_decisions(cluster);
                 cluster.batch("DELETE FROM meld.resolutions");
             }
-            Line::Cut => mesh::disconnect(&cluster),
-            Line::Mend => mesh::reconnect(&cluster),
-            Line::Settle => settle::settle(&cluster),
+            Line::Cut => mesh::disconnect(cluster),
+            Line::Mend => mesh::reconnect(cluster),
+            Line::Settle => settle::settle(cluster),
             Line::Statement(nodes, sql, expected) => {
-                nodes.into_iter().for_each(|place| run(&cluster, place, sql, &expected));
+                nodes.into_iter().for_each(|place| run(cluster, place, sql, &expected));
                 statements += 1;
             }
         }
     }
+    statements
+}
+
+#[test]
+fn the_examples_of_conflicts_are_true() {
+    let cluster = Plan::new("examples", 2).start_mesh();
+    let statements = run_document(&cluster, "conflicts.md");
     assert!(statements > 50, "{statements} statements found");
+    cluster.finish();
+}
+
+#[test]
+fn the_runbook_of_exceptions_repairs() {
+    let cluster = Plan::new("runbook", 2).setting("meld.exception_retry_delay = 1").start_mesh();
+    cluster.expect_log("violates check constraint \"light\"");
+    cluster.expect_log("was parked as");
+    let statements = run_document(&cluster, "operations/exceptions.md");
+    assert!(statements > 15, "{statements} statements found");
     cluster.finish();
 }
