@@ -127,6 +127,36 @@ fn exception() {
     cluster.finish();
 }
 
+/// The same with the transactions parked: the mesh runs on, and they are applied when somebody has decided.
+#[test]
+fn exception_parks() {
+    let cluster = start("fk_parked", 2, "exception");
+    cluster.expect_log("would be left without its parent");
+    cluster.expect_log("was parked as");
+    let [n1, n2] = [cluster.node(1), cluster.node(2)];
+    race(&cluster);
+    let parked = "SELECT count(*) FROM meld.parked_transaction WHERE state = 'parked' AND sqlstate = '23503'";
+    cluster.nodes().iter().for_each(|node| assert_eq!(node.value::<i64>(parked), 1, "{}", node.name));
+    n1.batch("INSERT INTO users VALUES (3, 'Joe')");
+    n2.batch("INSERT INTO orders VALUES (20, 2, 'milk')");
+    settle::settle(&cluster);
+    assert_eq!(n1.values::<i32>("SELECT id FROM orders"), [20]);
+    assert_eq!(n2.values::<i32>("SELECT id FROM users ORDER BY id"), [1, 2, 3]);
+    orphans::assert_none(&cluster, &REFERENCES);
+    for node in cluster.nodes() {
+        node.batch("ALTER SYSTEM SET meld.foreign_key_conflict = 'keep_parent'");
+        node.batch("SELECT pg_reload_conf()");
+    }
+    for node in cluster.nodes() {
+        node.batch("SELECT * FROM meld.parked_replay()");
+        assert_eq!(node.value::<i64>(parked), 0, "{}", node.name);
+    }
+    settle::settle_decisions(&cluster);
+    assert_eq!(rows(&cluster), "user 1 user 2 user 3 order 10 order 20");
+    assert_agree(&cluster);
+    cluster.finish();
+}
+
 #[test]
 fn keep_parent_keeps_the_balance() {
     let cluster = start("fk_balance", 3, "keep_parent");

@@ -1,4 +1,4 @@
-//! Removals of rows that refer to each other, on a store that only knows who refers to whom.
+//! Removals and returns of rows that refer to each other, on a store that only knows who refers to whom.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,7 +80,7 @@ impl RowStore for Links {
     }
 
     fn clashes(&mut self, _row: &u32, _values: Values) -> Result<Vec<(u32, LocalStamp)>, Self::Error> {
-        unreachable!("a removal puts nothing")
+        Ok(Vec::new())
     }
 }
 
@@ -94,20 +94,23 @@ impl LinkedStore for Links {
         Ok(())
     }
 
-    fn missing_parents(&mut self, _row: &u32, _values: Values) -> Result<Vec<u32>, Self::Error> {
-        unreachable!("a removal puts nothing")
+    fn missing_parents(&mut self, row: &u32, _values: Values) -> Result<Vec<u32>, Self::Error> {
+        let refers = |(_, children): &(&u32, &Vec<u32>)| children.contains(row);
+        let parents = self.children.iter().filter(refers).map(|(parent, _)| *parent);
+        Ok(parents.filter(|parent| parent != row && !self.live.contains(parent)).collect())
     }
 
     fn orphans(&mut self) -> Result<Vec<Orphan<u32>>, Self::Error> {
-        unreachable!("a removal leaves none")
+        unreachable!("nothing here looks for them")
     }
 
     fn has_fetched(&mut self, _row: &u32) -> bool {
-        unreachable!("a removal fetches nothing")
+        true
     }
 
-    fn rewrite(&mut self, _row: &u32, _values: Values) -> Result<(), Self::Error> {
-        unreachable!("a removal writes nothing")
+    fn rewrite(&mut self, row: &u32, values: Values) -> Result<(), Self::Error> {
+        assert_eq!(values, if self.live.insert(*row) { Values::Fetched } else { Values::IncomingOverHere });
+        Ok(())
     }
 }
 
@@ -139,4 +142,30 @@ fn a_long_chain_is_no_deep_call() {
     links.remove(1);
     assert_eq!(links.buried.len(), length as usize);
     assert_eq!(links.buried.first(), Some(&length));
+}
+
+/// Keeps these parents, or else removes row 100.
+fn keep(links: &mut Links, parents: &[u32]) {
+    let or_else = Removal { row: 100, version: WRITTEN, cause: ConflictType::ForeignKey };
+    let kept = |&parent: &u32| First::KeepParent { parent, or_else: or_else.clone() };
+    let first: Vec<First<u32>> = parents.iter().map(kept).collect();
+    assert_eq!(carry_out(&first, LED_BY, links), Ok(Outcome::Applied));
+}
+
+#[test]
+fn rows_that_return_together_may_refer_to_each_other() {
+    let mut links = Links { live: BTreeSet::from([100]), ..Links::of([(1, 2), (2, 1), (100, 1)]) };
+    keep(&mut links, &[2, 1]);
+    assert_eq!(links.live, BTreeSet::from([1, 2, 100]));
+    assert_eq!(links.announced, [0; 0]);
+    keep(&mut links, &[1]);
+    assert_eq!(links.live, BTreeSet::from([1, 2, 100]), "what is here by now is written anew");
+}
+
+#[test]
+fn a_row_whose_own_parent_is_gone_does_not_return() {
+    let mut links = Links { live: BTreeSet::from([100]), ..Links::of([(1, 3), (100, 1)]) };
+    keep(&mut links, &[1]);
+    assert_eq!(links.live, BTreeSet::new());
+    assert_eq!(links.announced, [100]);
 }
