@@ -3,7 +3,7 @@
 //! Called by the server with no guard around it (see `sequence_page`): everything that may fail in Rust is in a function
 //! with a guard of its own, off the usual way.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use meld_core::ids::NodeId;
@@ -11,7 +11,9 @@ use meld_core::snowflake::{self, State, Step};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::sequence_page::{Stored, close, definition, flush, hold, may_draw, now, open, require_writes};
+use super::sequence_page::{
+    Locked, Stored, close, definition, file_number, flush, hold, lock, may_draw, now, open, require_writes,
+};
 use super::{Oid, clock};
 
 pub use super::sequence_page::Trouble;
@@ -40,8 +42,20 @@ pub struct Call(pg_sys::FunctionCallInfo);
 /// What it gets back.
 pub type Answer = pg_sys::Datum;
 
+/// What need not be found out again for the next id.
+#[derive(Clone, Copy)]
+struct Last {
+    locked: Locked,
+    /// The file in which it was when it was last seen to be converted.
+    file: u32,
+    sequence: Oid,
+    id: i64,
+}
+
 thread_local! {
-    /// What this session has drawn last from each sequence.
+    /// The sequence that this session has drawn from last.
+    static LAST: Cell<Last> = const { Cell::new(Last { locked: Locked::NEVER, file: 0, sequence: pg_sys::InvalidOid, id: 0 }) };
+    /// What it has drawn last from each of the others.
     static DRAWN: RefCell<HashMap<Oid, i64>> = RefCell::default();
 }
 
@@ -73,16 +87,17 @@ pub fn run(call: &Call, ways: Ways) -> Answer {
     };
     // SAFETY: called by the server, so that an error may jump over this frame, which holds nothing
     match unsafe { draw(sequence, node) } {
-        Ok(id) => {
-            DRAWN.with_borrow_mut(|drawn| drawn.insert(sequence, id));
-            id.into()
-        }
+        Ok(id) => id.into(),
         Err(trouble) => guarded_refusal(ways, trouble, sequence),
     }
 }
 
 /// What this session has drawn last.
 pub fn drawn(sequence: Oid) -> Option<i64> {
+    let last = LAST.get();
+    if last.sequence == sequence {
+        return Some(last.id);
+    }
     DRAWN.with_borrow(|drawn| drawn.get(&sequence).copied())
 }
 
@@ -107,18 +122,30 @@ extern "C-unwind" fn wait(us: i64) {
     super::worker::check_for_interrupts();
 }
 
+/// An id was drawn.
+fn note(new: Last) {
+    let old = LAST.replace(new);
+    if old.sequence != new.sequence && old.sequence != pg_sys::InvalidOid {
+        DRAWN.with_borrow_mut(|drawn| drawn.insert(old.sequence, old.id));
+    }
+}
+
 /// # Safety
 /// Inside a transaction; see `sequence_page`.
 unsafe fn draw(sequence: Oid, node: NodeId) -> Result<i64, Trouble> {
     // SAFETY: the caller's promise; the page is held from `hold` to `let_go`
     unsafe {
         require_writes(c"snowflake.nextval()");
+        let mut last = LAST.get();
+        last.locked = lock(sequence, last.locked);
         let relation = open(sequence)?;
         if !may_draw(sequence) {
             close(relation);
             return Err(Trouble::NotAllowed);
         }
-        if definition(sequence).is_none_or(|definition| definition.increment != MARK) {
+        let file = file_number(relation);
+        let is_known = last.sequence == sequence && last.file == file;
+        if !is_known && definition(sequence).is_none_or(|definition| definition.increment != MARK) {
             close(relation);
             return Err(Trouble::NotConverted);
         }
@@ -141,6 +168,7 @@ unsafe fn draw(sequence: Oid, node: NodeId) -> Result<i64, Trouble> {
                     held.let_go();
                     close(relation);
                     flush(logged_up_to);
+                    note(Last { file, sequence, id, ..last });
                     return Ok(id);
                 }
                 Step::Wait { us } => {

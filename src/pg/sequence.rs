@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 
 use super::Oid;
-use super::sequence_page::{Stored, Trouble, close, definition, hold, open};
+use super::sequence_page::{Locked, Stored, Trouble, close, definition, hold, lock, open};
 
 /// How a sequence is defined and where it stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +35,7 @@ fn with_page(sequence: Oid, target: Option<i64>) -> Result<Standing, Trouble> {
 unsafe fn read_and_write(sequence: Oid, target: Option<i64>) -> Result<Standing, Trouble> {
     // SAFETY: the caller's promise; the page is held from `hold` to `let_go`
     unsafe {
+        lock(sequence, Locked::NEVER);
         let relation = open(sequence)?;
         let (definition, held) = match (definition(sequence), hold(relation)) {
             (Some(definition), Ok(held)) => (definition, held),

@@ -94,18 +94,47 @@ mod raw {
     }
 }
 
-/// Opens a sequence for use, with the lock that the server's own `nextval` takes and keeps.
+/// In which transaction a sequence was locked by this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Locked {
+    sequence: u32,
+    transaction: u32,
+}
+
+impl Locked {
+    pub const NEVER: Locked = Locked { sequence: 0, transaction: 0 };
+}
+
+/// Locks a sequence as the server's own `nextval` does, until the transaction ends.
+///
+/// # Safety
+/// Inside a transaction; see the module's header.
+pub(super) unsafe fn lock(sequence: Oid, before: Locked) -> Locked {
+    // SAFETY: the caller's promise; the lock belongs to the whole transaction, so that the end of a subtransaction does
+    // not take it away, as in core
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        let transaction = (*pg_sys::MyProc).lxid;
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        let transaction = (*pg_sys::MyProc).vxid.lxid;
+        let wanted = Locked { sequence: sequence.to_u32(), transaction };
+        if before != wanted {
+            let owner = pg_sys::CurrentResourceOwner;
+            pg_sys::CurrentResourceOwner = pg_sys::TopTransactionResourceOwner;
+            raw::LockRelationOid(sequence, pg_sys::RowExclusiveLock as i32);
+            pg_sys::CurrentResourceOwner = owner;
+        }
+        wanted
+    }
+}
+
+/// Opens a sequence that is locked.
 ///
 /// # Safety
 /// Inside a transaction; see the module's header.
 pub(super) unsafe fn open(sequence: Oid) -> Result<pg_sys::Relation, Trouble> {
-    // SAFETY: the caller's promise; the lock belongs to the whole transaction, so that the end of a subtransaction does
-    // not take it away, as in core
+    // SAFETY: the caller's promise
     unsafe {
-        let owner = pg_sys::CurrentResourceOwner;
-        pg_sys::CurrentResourceOwner = pg_sys::TopTransactionResourceOwner;
-        raw::LockRelationOid(sequence, pg_sys::RowExclusiveLock as i32);
-        pg_sys::CurrentResourceOwner = owner;
         let relation = raw::relation_open(sequence, pg_sys::NoLock as i32);
         let class = (*relation).rd_rel;
         let trouble = if (*class).relkind as u8 != pg_sys::RELKIND_SEQUENCE {
@@ -279,6 +308,21 @@ unsafe fn needs_wal(relation: pg_sys::Relation) -> bool {
         let new_file = (*relation).rd_firstRelfilelocatorSubid;
         pg_sys::wal_level >= pg_sys::WalLevel::WAL_LEVEL_REPLICA as i32
             || ((*relation).rd_createSubid == 0 && new_file == 0)
+    }
+}
+
+/// The number of the file of a sequence. Another after each change of its definition, which makes a new file.
+///
+/// # Safety
+/// An open relation.
+pub(super) unsafe fn file_number(relation: pg_sys::Relation) -> u32 {
+    // SAFETY: the caller's promise
+    unsafe {
+        #[cfg(feature = "pg15")]
+        let number = (*relation).rd_node.relNode;
+        #[cfg(not(feature = "pg15"))]
+        let number = (*relation).rd_locator.relNumber;
+        u32::from(number)
     }
 }
 

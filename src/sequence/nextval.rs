@@ -7,7 +7,7 @@ use pgrx::prelude::PgSqlErrorCode;
 
 use crate::catalog::{node, sequence};
 use crate::log::{Failure, Result, or_raise};
-use crate::pg::invalidation::TableCache;
+use crate::pg::invalidation::Invalidations;
 use crate::pg::nextval::{Trouble, Ways};
 use crate::pg::{Oid, numbers};
 use crate::settings::SNOWFLAKE_NODE;
@@ -23,18 +23,25 @@ thread_local! {
 
 #[derive(Default)]
 struct Local {
-    table: Option<RelId>,
-    ids: TableCache<NodeId>,
+    known: Option<(RelId, NodeId)>,
+    invalidations: Option<Invalidations>,
+}
+
+impl Local {
+    fn get(&mut self) -> Option<NodeId> {
+        let (table, id) = self.known?;
+        let changed = self.invalidations.as_ref().and_then(Invalidations::take);
+        if changed.is_some_and(|changed| changed.all_relations || changed.relations.contains(&table)) {
+            self.known = None;
+            return None;
+        }
+        Some(id)
+    }
 }
 
 /// The number as it is known in this process.
 fn number() -> Option<NodeId> {
-    let number = NodeId::checked(SNOWFLAKE_NODE.get()).or_else(|| {
-        LOCAL.with_borrow_mut(|local| {
-            let table = local.table?;
-            local.ids.get(table)
-        })
-    });
+    let number = NodeId::checked(SNOWFLAKE_NODE.get()).or_else(|| LOCAL.with_borrow_mut(Local::get));
     number.filter(|&number| !numbers::is_taken(number) && !numbers::is_copy())
 }
 
@@ -67,7 +74,10 @@ fn look_number_up() -> Result<NodeId> {
 
 fn look_node_up() -> Result<NodeId> {
     // listening begins before the look
-    LOCAL.with_borrow_mut(|local| local.ids.get(local.table.unwrap_or(RelId(0))));
+    LOCAL.with_borrow_mut(|local| {
+        let listening = local.invalidations.get_or_insert_with(Invalidations::listen);
+        drop(listening.take());
+    });
     let Some((table, id)) = node::local_number()? else {
         return Err(Failure::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -76,10 +86,7 @@ fn look_node_up() -> Result<NodeId> {
         .detail("This database is not a node of meld, and snowflake.node is not set.")
         .hint("Make it a node with meld.node_create, or set snowflake.node to a number that no other server has."));
     };
-    LOCAL.with_borrow_mut(|local| {
-        local.table = Some(RelId(table.to_u32()));
-        local.ids.insert(RelId(table.to_u32()), id);
-    });
+    LOCAL.with_borrow_mut(|local| local.known = Some((RelId(table.to_u32()), id)));
     Ok(id)
 }
 

@@ -6,6 +6,7 @@
 //! work; the rate of many small transactions can only be better than its ratio, since waiting for the disk is the same.
 
 mod origin;
+mod snowflake;
 
 use crate::demo::node::{self, DATABASE, Node};
 use crate::install;
@@ -25,7 +26,11 @@ const FOLDER: &str = "bench";
 const FIRST_PORT: u16 = 7531;
 
 pub fn bench(which: &str, pairs: usize) -> Result<()> {
-    ensure!(which == "origin", "there is no measurement \"{which}\"; there is \"origin\"");
+    let measure = match which {
+        "origin" => origin::measure,
+        "snowflake" => snowflake::measure,
+        _ => bail!("there is no measurement \"{which}\"; there are \"origin\" and \"snowflake\""),
+    };
     ensure!(pairs > 0, "a ratio takes at least one pair");
     let tree = install::into_tree(pg::installed()?, true)?;
     let account = Account::of_servers()?;
@@ -33,7 +38,7 @@ pub fn bench(which: &str, pairs: usize) -> Result<()> {
     servers.remove()?;
     let folder = account.private_folder(FOLDER)?;
     let nodes = node::start_all(&tree, &account, &folder, (1, "256MB"), FIRST_PORT)?;
-    origin::measure(&nodes[0], pairs)
+    measure(&nodes[0], pairs)
 }
 
 /// Stopped and removed at the end, however it comes.
