@@ -84,7 +84,17 @@ pub fn to_plain(oid: Oid) -> Result<bool> {
             format!("sequence \"{OWN}\" is there for snowflake ids only"),
         ));
     }
-    let (was, always) = sequence::remembered(oid)?.unwrap_or((unknown(&found.definition), None));
+    let (was, always) = sequence::remembered(oid)?.ok_or_else(|| {
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("what sequence \"{}\" was before its conversion is not known", found.quoted),
+        )
+        .detail("It was converted in a database of which this one is a copy or a restored dump.")
+        .hint(
+            "Execute ALTER SEQUENCE with INCREMENT and RESTART, to where it is to count from, and set the defaults of its \
+             columns with ALTER TABLE.",
+        )
+    })?;
     let columns: Vec<FedColumn> =
         sequence::fed_columns(oid)?.into_iter().filter(|column| column.feed == Feed::Snowflake).collect();
     let owner = columns.iter().find(|column| !column.is_inherited);
@@ -127,11 +137,6 @@ fn marked(was: &Definition) -> Definition {
         is_called: true,
         ..was.clone()
     }
-}
-
-/// What is taken for the definition that a sequence had, where the database is a copy that does not know.
-fn unknown(now: &Definition) -> Definition {
-    Definition { increment: 1, ..now.clone() }
 }
 
 fn identity(column: &FedColumn) -> Option<bool> {
