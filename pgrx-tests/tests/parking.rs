@@ -1,6 +1,6 @@
 //! Transactions that can't be applied: what each policy makes of them, and that everything else goes on.
 
-use meld_cluster_tests::{Cluster, Node, Plan, compare, mesh, settle, wait};
+use meld_cluster_tests::{Cluster, Node, Plan, compare, fault, mesh, settle, wait};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text, n int NOT NULL DEFAULT 0)";
 /// What n2 does not take.
@@ -119,6 +119,43 @@ fn a_subscription_may_be_disabled_instead() {
     compare::equal(&cluster);
     assert_eq!(rows(n2), "1bad 2good");
     assert_eq!(n2.value::<i64>("SELECT count(*) FROM meld.apply_failure"), 0);
+    cluster.finish();
+}
+
+/// Whenever the server dies on the way to the pause, the transaction is neither lost nor applied, and what failed is logged.
+#[test]
+fn kill_9_on_the_way_to_a_disabled_subscription() {
+    let cluster = start("park_pause_killed", "sub_disable");
+    fault::expect_lost_links(&cluster);
+    let [n1, n2] = [cluster.node(1), cluster.node(2)];
+    cluster.expect_log("was disabled at remote transaction");
+    n1.batch("INSERT INTO t VALUES (1, 'bad')");
+    n1.batch("INSERT INTO t VALUES (2, 'good')");
+    for _ in 0..3 {
+        // at any step: while it is tried, while it is written down, after it
+        fault::kill_postmaster(n2);
+        fault::start(n2);
+        n2.forget_session();
+        wait::until_equal("the server to be back", true, || n2.try_value::<i32>("SELECT 1").is_some());
+        let tried = "SELECT count(*) FROM meld.worker_status WHERE worker_kind = 'apply'";
+        wait::until_value(
+            "a try",
+            || (n2.value::<i64>(tried), mesh::status(n2, n1)),
+            |(workers, status)| *workers > 0 || status == "disabled",
+        );
+    }
+    wait::until_equal("the subscription to be disabled", "disabled".to_owned(), || mesh::status(n2, n1));
+    fault::kill_postmaster(n2);
+    fault::start(n2);
+    n2.forget_session();
+    assert_eq!(mesh::status(n2, n1), "disabled");
+    assert_eq!((rows(n2).as_str(), parked(n2)), ("", 0));
+    assert_eq!(n2.values::<String>("SELECT state || ' ' || sqlstate FROM meld.exceptions"), ["disabled 23514"]);
+    assert_eq!(n2.value::<i64>("SELECT count(*) FROM meld.exception_log"), 1);
+    n2.batch("ALTER TABLE t DROP CONSTRAINT not_bad; SELECT meld.sub_enable('n2_n1')");
+    settle::settle(&cluster);
+    compare::equal(&cluster);
+    assert_eq!(rows(n2), "1bad 2good");
     cluster.finish();
 }
 
