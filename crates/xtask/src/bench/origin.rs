@@ -1,10 +1,11 @@
 //! `cargo x bench origin`: what a node pays for its own writes to tables of a replication set. No subscriber is connected:
 //! what decoding costs is another figure.
 
-use super::{cpu_time, median};
+use super::{Cost, cost_of, median};
 use crate::demo::node::Node;
 use anyhow::Result;
 use std::fmt::Write;
+use std::time::Duration;
 
 /// Rows of the tables that are changed as a whole.
 const BULK_ROWS: u32 = 100_000;
@@ -28,15 +29,19 @@ enum Target {
 
 pub fn measure(node: &Node, pairs: usize) -> Result<()> {
     prepare(node)?;
-    println!("{:<30} {:>8} {:>8}   lowest and highest of {pairs} pairs", "", "median", "target");
+    println!(
+        "{:<30} {:>8} {:>8}  {:<13} {:>8}   lowest and highest of {pairs} pairs",
+        "", "elapsed", "target", "", "CPU"
+    );
     for work in works(&rows_file(node)) {
-        let mut ratios = Vec::with_capacity(pairs);
+        let mut pairs_of_costs = Vec::with_capacity(pairs);
+        let is_durable = matches!(work.target, Target::Rate(_));
         for pair in 0..pairs {
             let cost = |table: &str| {
                 // what was kept before makes no run dearer than the one before
                 node.query("TRUNCATE meld.tombstone")?;
                 let fill = |text: &str| text.replace("{t}", table);
-                cpu_time(node, &fill(&work.before), &fill(&work.work))
+                cost_of(node, &fill(&work.before), &fill(&work.work), is_durable)
             };
             let (with, without) = if pair % 2 == 0 {
                 let with = cost("replicated")?;
@@ -45,21 +50,39 @@ pub fn measure(node: &Node, pairs: usize) -> Result<()> {
                 let without = cost("plain")?;
                 (cost("replicated")?, without)
             };
-            let (with, without) = (with.as_secs_f64(), without.as_secs_f64());
-            ratios.push(match work.target {
-                Target::Rate(_) => without / with,
-                Target::Time(_) => with / without,
-            });
+            pairs_of_costs.push((with, without));
         }
-        let (lowest, highest) =
-            ratios.iter().fold((f64::MAX, 0.0_f64), |(low, high), &ratio| (low.min(ratio), high.max(ratio)));
+        let elapsed = ratios(&pairs_of_costs, work.target, |cost| cost.elapsed);
+        let cpu = ratios(&pairs_of_costs, work.target, |cost| cost.cpu);
         let (sign, target) = match work.target {
             Target::Rate(target) => (">=", target),
             Target::Time(target) => ("<=", target),
         };
-        println!("{:<30} {:>8.3} {sign:>3} {target:<5.2}  {lowest:.3} {highest:.3}", work.name, median(ratios));
+        let range = |ratios: &[f64]| {
+            let (low, high) = ratios.iter().fold((f64::MAX, 0.0_f64), |(low, high), &r| (low.min(r), high.max(r)));
+            format!("{low:.3} {high:.3}")
+        };
+        println!(
+            "{:<30} {:>8.3} {sign:>3} {target:<5.2} {:<13} {:>8.3}   {}",
+            work.name,
+            median(elapsed.clone()),
+            range(&elapsed),
+            median(cpu.clone()),
+            range(&cpu)
+        );
     }
     Ok(())
+}
+
+fn ratios(pairs: &[(Cost, Cost)], target: Target, time: impl Fn(&Cost) -> Duration) -> Vec<f64> {
+    let ratio = |(with, without): &(Cost, Cost)| {
+        let (with, without) = (time(with).as_secs_f64(), time(without).as_secs_f64());
+        match target {
+            Target::Rate(_) => without / with,
+            Target::Time(_) => with / without,
+        }
+    };
+    pairs.iter().map(ratio).collect()
 }
 
 fn prepare(node: &Node) -> Result<()> {

@@ -1,7 +1,7 @@
 //! `cargo x bench snowflake`: what an id costs, beside the server's own ways to make a key. CPU time of the backend, as a
 //! ratio of pairs; more than 1 is dearer than what it is compared with.
 
-use super::{cpu_time, median};
+use super::{cost_of, median};
 use crate::demo::node::Node;
 use anyhow::Result;
 
@@ -36,7 +36,7 @@ pub fn measure(node: &Node, pairs: usize) -> Result<()> {
     for (name, ours, theirs) in works {
         let (mut ratios, mut each) = (Vec::with_capacity(pairs), Vec::with_capacity(pairs));
         for pair in 0..pairs {
-            let cost = |work: &str| cpu_time(node, before, work);
+            let cost = |work: &str| cost_of(node, before, work, false).map(|cost| cost.cpu);
             let (with, without) = if pair % 2 == 0 {
                 let with = cost(ours)?;
                 (with, cost(&theirs)?)
