@@ -22,6 +22,7 @@ use crate::pg::executor::{ChangeMemory, fire_triggers_at_once};
 use crate::pg::key_bytes::RowKey;
 use crate::pg::key_lock::{self, KeyLock};
 use crate::pg::origin::Writer;
+use crate::pg::parents::LockedParents;
 use crate::pg::target::{Found, RowSide, Target};
 use crate::pg::target_counters::Counters;
 use crate::pg::target_key::{describe_local, key_tuple};
@@ -40,6 +41,8 @@ pub struct OpenTable {
     is_shared: bool,
     /// Its foreign keys, once they were asked for.
     links: Option<Option<Rc<Links>>>,
+    /// For each foreign key of its rows.
+    locked_parents: Vec<LockedParents>,
 }
 
 /// A key without a row to which the transaction did something that a row put there meanwhile would not know of.
@@ -121,7 +124,15 @@ impl Tables {
             self.is_immediate = true;
         }
         let counters = target.counters(&description)?;
-        self.open.push(OpenTable { target, description, counters, floor: None, is_shared: false, links: None });
+        self.open.push(OpenTable {
+            target,
+            description,
+            counters,
+            floor: None,
+            is_shared: false,
+            links: None,
+            locked_parents: Vec::new(),
+        });
         Ok(self.open.len() - 1)
     }
 
@@ -139,8 +150,22 @@ impl Tables {
         if open.links.is_none() {
             let any = open.target.has_foreign_keys();
             open.links = Some(if any { Some(foreign_key::links(open.target.oid())?) } else { None });
+            let keys = open.links.iter().flatten().map(|links| links.parents.len()).sum();
+            open.locked_parents.resize_with(keys, LockedParents::default);
         }
         Ok(open.links.clone().flatten())
+    }
+
+    /// Whether the row that was just written to a table lacks one that it refers to.
+    pub fn lacks_parent(&mut self, table: usize, links: &Links, was_live: bool) -> Result<bool> {
+        let OpenTable { target, locked_parents, .. } = &mut self.open[table];
+        target.lacks_parent(&links.parents, locked_parents, was_live)
+    }
+
+    /// A row went, or changed, that others may refer to.
+    pub fn parent_went(&mut self) {
+        let all = self.open.iter_mut().flat_map(|open| &mut open.locked_parents);
+        all.for_each(LockedParents::clear);
     }
 
     pub fn voids(&mut self) -> Result<&mut Voids> {

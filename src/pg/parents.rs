@@ -5,6 +5,7 @@
 //! transaction; one that another transaction deletes at the moment is waited for. Queries run in the name of the owner of
 //! the table that is referred to, past row-level security, as the server's do.
 
+use std::collections::HashSet;
 use std::ffi::c_int;
 
 use pgrx::datum::DatumWithOid;
@@ -54,6 +55,28 @@ pub struct ParentRow {
     pub is_partitioned: bool,
 }
 
+/// Values by which rows were referred to that are here and locked by this transaction, for one foreign key: no second look
+/// is needed. Only values of a fixed length are kept, whose bytes tell all.
+#[derive(Default, Debug)]
+pub struct LockedParents(HashSet<Vec<u8>>);
+
+impl LockedParents {
+    /// More are not kept: then it begins anew.
+    const LIMIT: usize = 10_000;
+
+    /// One of them may have been taken away by the transaction itself.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    fn insert(&mut self, values: Vec<u8>) {
+        if self.0.len() >= Self::LIMIT {
+            self.0.clear();
+        }
+        self.0.insert(values);
+    }
+}
+
 impl ParentKey {
     fn lock_query(&self) -> String {
         let only = if self.is_partitioned { "" } else { "ONLY " };
@@ -80,17 +103,47 @@ impl Target {
 
     /// Whether the remote row, just written, refers to one that is not here, by a foreign key of which it has other values
     /// than the row that it has replaced, if there was one: those that it has kept were looked after before.
-    pub fn lacks_parent(&self, keys: &[ParentKey], is_update: bool) -> Result<bool> {
-        for key in keys {
+    /// `locked` has one for each of the keys.
+    pub fn lacks_parent(&self, keys: &[ParentKey], locked: &mut [LockedParents], is_update: bool) -> Result<bool> {
+        for (key, locked) in keys.iter().zip(locked) {
             if is_update && !self.differs(&key.child_columns) {
+                continue;
+            }
+            let values = self.fixed_bytes(&key.child_columns);
+            if values.as_ref().is_some_and(|values| locked.0.contains(values)) {
                 continue;
             }
             // SAFETY: the slot holds a row of the open relation
             if unsafe { self.missing_parent(RowSide::Remote, key)? }.is_some() {
                 return Ok(true);
             }
+            // a row that refers to itself is as good as locked: it goes with itself
+            values.into_iter().for_each(|values| locked.insert(values));
         }
         Ok(false)
+    }
+
+    /// The bytes of these columns of the remote row; `None` if one is null or has no fixed length.
+    fn fixed_bytes(&self, columns: &[i16]) -> Option<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(columns.len() * 8);
+        for &number in columns {
+            let at = number as usize - 1;
+            // SAFETY: a column of the relation; the remote slot has all of its values at hand; a value of a fixed length
+            // that is not passed by value is a pointer to so many bytes
+            unsafe {
+                let attribute = &(*(*self.relation).rd_att).attrs.as_slice(at + 1)[at];
+                if attribute.attlen <= 0 || *(*self.remote).tts_isnull.add(at) {
+                    return None;
+                }
+                let value = *(*self.remote).tts_values.add(at);
+                if attribute.attbyval {
+                    bytes.extend(value.value().to_le_bytes());
+                } else {
+                    bytes.extend(std::slice::from_raw_parts(value.cast_mut_ptr::<u8>(), attribute.attlen as usize));
+                }
+            }
+        }
+        Some(bytes)
     }
 
     /// Whether the remote row has other values in these columns than the row that was found.

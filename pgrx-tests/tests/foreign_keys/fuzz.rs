@@ -207,3 +207,24 @@ fn keep_parent() {
 fn drop_child() {
     run("drop_child");
 }
+
+/// What would leave a row alone is parked: the nodes do not end alike, but no row is ever without its parent.
+#[test]
+fn exception() {
+    let seed: u64 = std::env::var("MELD_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    eprintln!("MELD_SEED={seed} (exception)");
+    let cluster = Plan::new("fk_fuzz_exception", 2)
+        .setting("meld.foreign_key_conflict = exception")
+        .setting("meld.exception_retries = 0")
+        .start_mesh();
+    mesh::replicate(&cluster, TABLES);
+    for words in ["violates foreign key", "duplicate key", "deadlock detected", "without its parent", "was parked"] {
+        cluster.expect_log(words);
+    }
+    phase(&cluster, seed, Duration::from_secs(3));
+    settle::settle(&cluster);
+    orphans::assert_none(&cluster, &REFERENCES);
+    let parked = |node: &Node| node.value::<i64>("SELECT count(*) FROM meld.parked_transaction");
+    assert!(cluster.nodes().iter().map(parked).sum::<i64>() > 0, "nothing was parked");
+    cluster.finish();
+}

@@ -290,3 +290,34 @@ fn cascades_are_not_run_twice() {
     }
     cluster.finish();
 }
+
+/// A transaction that looks up, takes away and puts back what its own rows refer to, while another node wants to keep it.
+#[test]
+fn parents_that_come_and_go_in_one_transaction() {
+    let cluster = start(
+        "fk_come_and_go",
+        2,
+        "drop_child",
+        "CREATE TABLE p (id int PRIMARY KEY);
+        CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p DEFERRABLE INITIALLY DEFERRED)",
+    );
+    let [n1, n2] = [cluster.node(1), cluster.node(2)];
+    n1.batch("INSERT INTO p VALUES (1), (2)");
+    settle::settle(&cluster);
+    n1.batch(
+        "BEGIN; INSERT INTO c VALUES (1, 1), (2, 1), (3, 3); DELETE FROM p WHERE id = 1; INSERT INTO c VALUES (4, 1);
+              INSERT INTO p VALUES (1), (3); DELETE FROM c WHERE id = 2; COMMIT",
+    );
+    settle::settle(&cluster);
+    assert_ids(&cluster, "c", &[1, 3, 4]);
+    mesh::disconnect(&cluster);
+    n1.batch(
+        "BEGIN; INSERT INTO c VALUES (5, 2), (6, 2); DELETE FROM c WHERE p = 2; DELETE FROM p WHERE id = 2;
+              INSERT INTO c VALUES (7, 2); UPDATE c SET p = 3 WHERE id = 7; COMMIT",
+    );
+    n2.batch("INSERT INTO c VALUES (8, 2), (9, 1)");
+    mesh::reconnect(&cluster);
+    assert_ids(&cluster, "c", &[1, 3, 4, 7, 9]);
+    assert_agree(&cluster, &[reference("c", "p", "p", "id")]);
+    cluster.finish();
+}

@@ -32,8 +32,8 @@ impl HeapStore<'_> {
     /// After the row in the target's remote slot was written, over the one in the local slot if `was_live`.
     pub(super) fn look_after_put(&mut self, table: usize, was_live: bool) -> Result<()> {
         let Some(links) = self.tables.links(table)? else { return Ok(()) };
-        let target = &self.tables.get(table).target;
-        if target.lacks_parent(&links.parents, was_live)? {
+        if self.tables.lacks_parent(table, &links, was_live)? {
+            let target = &self.tables.get(table).target;
             let (schema, name, key) = (target.schema(), target.name(), target.key_values(RowSide::Remote));
             if key.is_empty() {
                 return Err(keyless(schema, name));
@@ -41,7 +41,8 @@ impl HeapStore<'_> {
             let (schema, name) = (schema.to_owned(), name.to_owned());
             self.tables.dangling.note(&schema, &name, key, true);
         }
-        if was_live {
+        if was_live && links.children.iter().any(|key| self.tables.get(table).target.differs(&key.parent_columns)) {
+            self.tables.parent_went();
             let children = self.tables.get(table).target.stranded_children(&links.children)?;
             self.note_children(children);
         }
@@ -51,6 +52,10 @@ impl HeapStore<'_> {
     /// After the row in the target's local slot was deleted: nobody can refer to it any more.
     pub(super) fn look_after_delete(&mut self, table: usize) -> Result<()> {
         let Some(links) = self.tables.links(table)? else { return Ok(()) };
+        if links.children.is_empty() {
+            return Ok(());
+        }
+        self.tables.parent_went();
         let children = self.tables.get(table).target.children(&links.children)?;
         self.note_children(children);
         Ok(())
