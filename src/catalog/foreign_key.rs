@@ -157,7 +157,7 @@ pub fn of_table(child: Oid) -> Result<Vec<ParentKey>> {
     })
 }
 
-/// One that is not enforced (PostgreSQL 18) holds nothing.
+/// One that is not enforced (PostgreSQL 18) holds nothing; one of periods is held by several rows together.
 fn enforced() -> &'static str {
-    if cfg!(feature = "pg18") { " AND k.conenforced" } else { "" }
+    if cfg!(feature = "pg18") { " AND k.conenforced AND NOT k.conperiod" } else { "" }
 }

@@ -2,6 +2,7 @@
 //! alike, in each mode.
 
 mod diary;
+mod fetch;
 mod fuzz;
 mod kinds;
 mod local;
