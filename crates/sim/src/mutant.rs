@@ -44,6 +44,10 @@ mutants! {
     AppliedTwice "a transaction that is sent again is applied again",
     UnflushedIsSent "a provider sends what a crash can still take back",
     PositionPassesParked "a transaction that fails is passed by without being parked",
+    ReplayedAnew "a replayed transaction gets a new stamp",
+    ReplayedTwice "a crash between a replay and its end makes it happen twice",
+    ReplayNotAtomic "a parked transaction is taken away before what it did is durable",
+    LeftOutAlone "later changes of a row are applied though an earlier one of the same transaction was left out",
     Torn "a transaction is committed after its first change, and again after the rest",
 }
 

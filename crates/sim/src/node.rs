@@ -32,6 +32,8 @@ pub struct Node {
     /// See [`Config`](crate::world::Config).
     pub gaps: bool,
     pub waits: bool,
+    pub leaves_out: bool,
+    pub shuffled: bool,
     /// What has to be committed before the transaction in hand of each origin.
     pub(crate) pending: BTreeMap<NodeId, Pending>,
     /// The stream names every version, those of the origin's own too.
@@ -73,6 +75,8 @@ impl Node {
             synchronous: false,
             gaps: false,
             waits: false,
+            leaves_out: false,
+            shuffled: false,
             pending: BTreeMap::new(),
             names_every_version: false,
             is_plain: true,

@@ -35,7 +35,9 @@ pub fn run(seed: u64, mutant: Option<Mutant>) -> Result<(), Box<Failure>> {
     let skew = (0..nodes).map(|_| rng.pick(&[0, 0, 5, -5, 30])).collect();
     let policy = rng.pick(&[Policy::KeepParent, Policy::KeepParent, Policy::DropChild]);
     let (gaps, waits) = (rng.percent(50), rng.percent(50));
-    let config = Config { nodes, policy, mutant, skew, synchronous: !features.crash, gaps, waits };
+    let (leaves_out, shuffled) = (rng.percent(50), rng.percent(50));
+    let synchronous = !features.crash;
+    let config = Config { nodes, policy, mutant, skew, synchronous, gaps, waits, leaves_out, shuffled };
     let mut keys = rng.pick(&[1, 2, 3]);
     let lazy = rng.pick(&[30, 50, 80]);
     let mut length = rng.pick(&[8, 15, 30, 60]);

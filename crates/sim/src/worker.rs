@@ -45,9 +45,15 @@ impl Node {
                 false => self.give_up(tx),
             };
         }
-        let mut me = match (poisoned && tx.beat.is_none()).then(|| self.park(tx)) {
+        let is_poisoned = poisoned && tx.beat.is_none();
+        let parts = if is_poisoned && self.leaves_out { self.parts(tx) } else { None };
+        let (to_apply, left_out) = match parts {
+            Some((rest, left_out)) => (Rc::new(rest), Some(left_out)),
+            None => (tx.clone(), None),
+        };
+        let mut me = match (is_poisoned && left_out.is_none()).then(|| self.park(tx)) {
             Some(parked) => parked,
-            None => match self.attempt(tx, provider) {
+            None => match self.attempt(&to_apply, provider) {
                 Attempt { outcome: Outcome::First(first), fetched, .. } if self.gaps => {
                     self.pending.insert(tx.origin, Pending { stamp: tx.stamp, first, fetched });
                     return Step::Again;
@@ -61,7 +67,15 @@ impl Node {
                 }
                 Attempt { outcome: Outcome::Undecided | Outcome::Violation(_), .. } => self.park(tx),
                 Attempt { latest, .. } if self.is_too_early(latest, now) => return Step::Again,
-                Attempt { me, latest, .. } => State { seen: me.seen.max(latest), ..me },
+                Attempt { me, latest, .. } => {
+                    let mut me = State { seen: me.seen.max(latest), ..me };
+                    if let Some(left_out) = left_out {
+                        self.is_plain = false;
+                        self.parked_once = true;
+                        me.parked.push(Rc::new(left_out));
+                    }
+                    me
+                }
             },
         };
         me.seen = me.seen.max(tx.stamp.commit_ts);
@@ -87,6 +101,26 @@ impl Node {
         Step::Done
     }
 
+    /// A transaction without the change that fails and the later ones of its row, and those. `None` if nothing else is in it.
+    fn parts(&self, tx: &Transaction) -> Option<(Transaction, Transaction)> {
+        let failing = tx.stamp.commit_ts.0 as usize % tx.entries.len().max(1);
+        let row = tx.entries.get(failing)?.row;
+        let (mut rest, mut left_out) = (tx.clone(), tx.clone());
+        (rest.entries, left_out.entries) = (Vec::new(), Vec::new());
+        let mut is_emptied = false;
+        for (at, entry) in tx.entries.iter().enumerate() {
+            let empties = entry.op == Op::Truncate && entry.row.table == row.table;
+            let follows = entry.row == row || empties || is_emptied && entry.row.table == row.table;
+            if at == failing || at > failing && follows && self.mutant != Some(Mutant::LeftOutAlone) {
+                is_emptied |= empties;
+                left_out.entries.push(*entry);
+            } else {
+                rest.entries.push(*entry);
+            }
+        }
+        (!rest.entries.is_empty()).then_some((rest, left_out))
+    }
+
     fn park(&mut self, tx: &Rc<Transaction>) -> State {
         let mut me = State::clone(&self.current);
         self.is_plain = false;
@@ -105,9 +139,22 @@ impl Node {
         }
     }
 
-    /// The oldest parked transaction again.
-    pub fn replay(&mut self, provider: &State, now: Timestamp) -> Step {
-        let Some(tx) = self.current.parked.first().cloned() else { return Step::Done };
+    /// A parked transaction again.
+    pub fn replay(&mut self, at: usize, provider: &State, now: Timestamp) -> Step {
+        let Some(mut tx) = self.current.parked.get(at).cloned() else { return Step::Done };
+        match self.mutant {
+            Some(Mutant::ReplayedAnew) => {
+                let stamp = Stamp { commit_ts: self.current.next_stamp(self.id, now, None).commit_ts, node: tx.origin };
+                tx = Rc::new(Transaction { stamp, ..Transaction::clone(&tx) });
+            }
+            Some(Mutant::ReplayedTwice) => {
+                let attempt = self.attempt(&tx, provider);
+                if attempt.outcome == Outcome::Applied {
+                    self.current = Rc::new(attempt.me);
+                }
+            }
+            _ => {}
+        }
         match self.attempt(&tx, provider) {
             Attempt { outcome: Outcome::First(first), fetched, .. } => {
                 self.commit_first(&first, fetched, &tx, provider, now);
@@ -115,8 +162,13 @@ impl Node {
             }
             Attempt { outcome: Outcome::Undecided | Outcome::Violation(_), .. } => Step::Again,
             Attempt { mut me, latest, .. } => {
-                me.parked.remove(0);
+                me.parked.remove(at);
                 me.seen = me.seen.max(latest);
+                if self.mutant == Some(Mutant::ReplayNotAtomic) {
+                    let mut durable = State::clone(&self.durable);
+                    durable.parked.retain(|other| *other != tx);
+                    self.durable = Rc::new(durable);
+                }
                 self.current = Rc::new(me);
                 self.flush_if_synchronous();
                 Step::Done

@@ -84,11 +84,25 @@ pub struct Config {
     /// Apply waits for the clock, and users are refused while it is behind, instead of committing at the earliest
     /// timestamp that it could show.
     pub waits: bool,
+    /// Of a transaction that fails only the changes of the row that failed are parked, from that change on.
+    pub leaves_out: bool,
+    /// Parked transactions are replayed in any order, as if those before had failed again.
+    pub shuffled: bool,
 }
 
 impl Config {
     pub fn plain(nodes: u16, policy: Policy, mutant: Option<Mutant>) -> Config {
-        Config { nodes, policy, mutant, skew: Vec::new(), synchronous: true, gaps: false, waits: false }
+        Config {
+            nodes,
+            policy,
+            mutant,
+            skew: Vec::new(),
+            synchronous: true,
+            gaps: false,
+            waits: false,
+            leaves_out: false,
+            shuffled: false,
+        }
     }
 }
 
@@ -117,6 +131,8 @@ impl World {
             node.synchronous = config.synchronous;
             node.gaps = config.gaps;
             node.waits = config.waits;
+            node.leaves_out = config.leaves_out;
+            node.shuffled = config.shuffled;
             (id, node)
         };
         let pairs = ids.iter().flat_map(|&from| ids.iter().map(move |&to| (from, to)));
@@ -257,12 +273,14 @@ impl World {
     fn replay(&mut self, id: NodeId) -> bool {
         self.time += 1;
         let now = self.now(id);
-        let Some(origin) = self.nodes[&id].current.parked.first().map(|tx| tx.origin) else { return false };
+        let me = &self.nodes[&id];
+        let at = if me.shuffled { self.time as usize % me.current.parked.len().max(1) } else { 0 };
+        let Some(origin) = me.current.parked.get(at).map(|tx| tx.origin) else { return false };
         if self.away.contains(&id) || self.away.contains(&origin) {
             return false;
         }
         let provider = self.state(origin);
-        self.nodes.get_mut(&id).map(|node| node.replay(&provider, now)).is_some()
+        self.nodes.get_mut(&id).map(|node| node.replay(at, &provider, now)).is_some()
     }
 
     fn cut(&mut self, from: NodeId, to: NodeId) -> bool {
