@@ -174,6 +174,13 @@ fn it_may_be_tried_for_ever() {
     cluster.finish();
 }
 
+/// What a process has had of memory at most, shared buffers that it touched among it.
+fn peak_memory_kb(pid: i32) -> i64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
 /// More than the queue holds: it has to be received again to be parked.
 #[test]
 fn a_large_transaction_is_parked_through_bounded_memory() {
@@ -190,7 +197,7 @@ fn a_large_transaction_is_parked_through_bounded_memory() {
     cluster.expect_log("was parked as");
     cluster.expect_log("exited with exit code 1");
     n1.batch(
-        "INSERT INTO t SELECT i, CASE i WHEN 90000 THEN 'bad' ELSE repeat(md5(i::text), 20) END \
+        "INSERT INTO t SELECT i, CASE i WHEN 90000 THEN 'bad' ELSE repeat(md5(i::text), 60) END \
          FROM generate_series(1, 100000) i",
     );
     n1.batch("INSERT INTO t VALUES (0, 'good')");
@@ -201,6 +208,12 @@ fn a_large_transaction_is_parked_through_bounded_memory() {
     assert!(n2.value::<i64>("SELECT count(*) FROM meld.parked_chunk") > 20);
     let sizes = "SELECT size_bytes = (SELECT sum(length(body)) FROM meld.parked_chunk) FROM meld.parked_transaction";
     assert!(n2.value::<bool>(sizes));
+    // the worker that is there now is the one that has parked it
+    let pid: i32 = n2.value("SELECT pid FROM meld.worker_status WHERE worker_kind = 'apply'");
+    let (peak_kb, body_kb) =
+        (peak_memory_kb(pid), n2.value::<i64>("SELECT size_bytes / 1024 FROM meld.parked_transaction"));
+    eprintln!("parked {body_kb} kB by a worker that has taken {peak_kb} kB at most");
+    assert!(peak_kb < body_kb, "{peak_kb} kB of memory for {body_kb} kB");
     assert_eq!(n2.value::<i64>("SELECT count(*) FROM meld.apply_failure"), 0);
     cluster.finish();
 }

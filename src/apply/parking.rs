@@ -102,7 +102,7 @@ impl Parking {
         self.place += 1;
         let failed = (self.cause.failed == Some(self.place)).then_some(&self.cause.failure);
         let (xact, writer, place) = (&self.xact, &mut self.writer, self.place);
-        trap(|| xact.with_snapshot(|| writer.take(message, place, failed, relations)))
+        trap(|| xact.briefly(|| writer.take(message, place, failed, relations)))
     }
 
     /// The transaction is whole.
@@ -111,7 +111,7 @@ impl Parking {
         let end_lsn = commit.end_lsn;
         trap(|| {
             let commit_failed = cause.failed.is_none() && way != Way::Skip;
-            let parked = xact.with_snapshot(|| -> Result<_> {
+            let parked = xact.briefly(|| -> Result<_> {
                 let parked = writer.finish(commit, commit_failed)?;
                 match way {
                     Way::Park | Way::Skip => parked::clear_standing(subscription_id)?,

@@ -210,7 +210,7 @@ fn feed(
 /// A chunk of the body, read in the transaction that is open, if any is.
 fn read_chunk(id: i64, chunk: i32) -> Result<Option<Vec<u8>>> {
     trap(|| match Xact::current() {
-        Some(xact) => xact.with_snapshot(|| parked::chunk(id, chunk)),
+        Some(xact) => xact.briefly(|| parked::chunk(id, chunk)),
         None => in_transaction(|_| parked::chunk(id, chunk)),
     })
 }

@@ -66,6 +66,31 @@ impl Xact {
     }
 }
 
+impl Xact {
+    /// Like [`Xact::with_snapshot`], and what `work` takes of the server's memory is given back at its end, not at that of
+    /// the transaction. Nothing of it may be kept.
+    pub fn briefly<T>(&self, work: impl FnOnce() -> T) -> T {
+        // SAFETY: a transaction is open; the context hangs below the current one, and goes with that after an error
+        let (context, before) = unsafe {
+            let context = pg_sys::AllocSetContextCreateInternal(
+                pg_sys::CurrentMemoryContext,
+                c"meld brief work".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            );
+            (context, pg_sys::MemoryContextSwitchTo(context))
+        };
+        let result = self.with_snapshot(work);
+        // SAFETY: the context that was current before lives on; the other one is not current any more
+        unsafe {
+            pg_sys::MemoryContextSwitchTo(before);
+            pg_sys::MemoryContextDelete(context);
+        }
+        result
+    }
+}
+
 /// Runs `work` in a transaction of its own, with a snapshot; commits it, or aborts it if `work` fails.
 pub fn in_transaction<T>(work: impl FnOnce(&Xact) -> Result<T>) -> Result<T> {
     let xact = Xact::begin();
