@@ -27,6 +27,8 @@ CREATE TABLE meld.parked_transaction (
     replayed_at       timestamptz
 );
 CREATE INDEX parked_transaction_origin ON meld.parked_transaction (remote_origin, remote_commit_ts);
+-- the oldest one that may still be applied holds the node's horizon: asked for with every heartbeat
+CREATE INDEX parked_transaction_waiting ON meld.parked_transaction (remote_commit_ts) WHERE state = 'parked';
 
 -- Its messages, as they came: the body of a transaction is all of its chunks in order, each a frame of docs/protocol.md.
 CREATE TABLE meld.parked_chunk (

@@ -16,6 +16,7 @@ mod fetch;
 mod fetched;
 mod heard;
 mod kept;
+mod left_out;
 mod own;
 mod parked;
 mod parking;

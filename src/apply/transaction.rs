@@ -18,7 +18,7 @@
 
 mod left_out;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ use super::clock::wait_until_past;
 use super::fetch::Fetcher;
 use super::fetched::Fetched;
 use super::kept::Kept;
+use super::left_out::LeftOut;
 use super::own;
 use super::parked::is_change;
 use super::parking::Cause;
@@ -103,7 +104,7 @@ pub struct RemoteTransaction {
     /// The change in hand, from 1; none at the commit.
     at: Option<u64>,
     /// Changes that are left out, and why.
-    left_out: BTreeMap<u64, Failure>,
+    left_out: LeftOut,
     /// Where it is parked.
     parked: Option<i64>,
 }
@@ -145,7 +146,7 @@ impl RemoteTransaction {
             retries: 0,
             tries: 0,
             at: None,
-            left_out: BTreeMap::new(),
+            left_out: LeftOut::default(),
             parked: None,
         }
     }
@@ -219,6 +220,7 @@ impl RemoteTransaction {
 
     fn begin_again(&mut self, around: &mut Surroundings<'_>) {
         self.counts = Counts::default();
+        self.left_out.begin_again();
         while let Some((relation, before)) = self.redescribed.pop() {
             around.relations.insert(relation, before);
         }
@@ -239,7 +241,7 @@ impl RemoteTransaction {
             }
             place += u64::from(is_change(message));
             self.at = Some(place);
-            if self.left_out.contains_key(&place) {
+            if self.left_out.takes(place, message, around.relations) {
                 continue;
             }
             let tables = match &mut self.tables {

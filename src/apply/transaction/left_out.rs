@@ -13,19 +13,16 @@ use crate::catalog::parked::{self, ParkedState};
 use crate::log::{Failure, Result};
 use crate::settings::ExceptionBehaviour;
 
-/// Changes of one transaction that may be left out one by one; beyond it, it is parked whole.
-const LEFT_OUT_MAX: usize = 1000;
-
 impl RemoteTransaction {
     /// Whether the rest can be applied without the change that failed.
     pub fn may_leave_out(&self, cause: &Cause) -> bool {
-        cause.failed.is_some() && !self.kept.is_cut() && self.left_out.len() < LEFT_OUT_MAX
+        cause.failed.is_some() && !self.kept.is_cut() && !self.left_out.is_full()
     }
 
     /// Applies what has come without the change that failed.
     pub fn leave_out(&mut self, cause: Cause, commit: Option<&Commit>, around: &mut Surroundings<'_>) -> Result<Ran> {
         if let Some(place) = cause.failed {
-            self.left_out.insert(place, cause.failure);
+            self.left_out.add(place, cause.failure);
         }
         self.begin_again(around);
         (self.tries, self.retries) = (0, 0);
@@ -38,12 +35,12 @@ impl RemoteTransaction {
         if let Some(id) = self.parked {
             parked::remove(id)?;
         }
-        let Some(first) = self.left_out.values().next() else { return Ok(()) };
+        let Some((_, first)) = self.left_out.first() else { return Ok(()) };
         let (behaviour, state) = (ExceptionBehaviour::Discard, Some(ParkedState::Parked));
         let mut writer = ParkedWriter::begin(around.name_of(&self.begin), behaviour, state, first.clone())?;
         let changes = self.kept.from(0).iter().filter(|message| is_change(message));
         for (message, place) in changes.zip(1..) {
-            if let Some(failure) = self.left_out.get(&place) {
+            if let Some(failure) = self.left_out.get(place) {
                 writer.take(message, place, Some(failure), around.relations)?;
             }
         }
@@ -52,6 +49,6 @@ impl RemoteTransaction {
 
     /// Changes that were left out, and why the first of them was.
     pub fn left_out(&self) -> Option<(usize, &Failure)> {
-        self.left_out.values().next().map(|failure| (self.left_out.len(), failure))
+        self.left_out.first()
     }
 }
