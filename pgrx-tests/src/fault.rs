@@ -52,12 +52,20 @@ pub fn session_pid(node: &Node, condition: &str) -> u32 {
 /// Kills one process of a server and waits until the server has recovered from that.
 #[track_caller]
 pub fn kill_backend(node: &Node, pid: u32) {
+    if !kill_backend_if_there(node, pid) {
+        panic!("{}: process {pid} has ended by itself", node.name);
+    }
+}
+
+/// Like [`kill_backend`]; false if the process has ended by itself meanwhile.
+#[track_caller]
+pub fn kill_backend_if_there(node: &Node, pid: u32) -> bool {
     expect_crash(node);
     let before: String = node.value("SELECT pg_conf_load_time()::text");
     let crashes = || log_scan::entries_with(&node.server.log, "all server processes terminated").len();
     let crashes_before = crashes();
-    if let Err(error) = send(pid, Signal::KILL) {
-        panic!("{}: {error:?}", node.name);
+    if send(pid, Signal::KILL).is_err() {
+        return false;
     }
     node.forget_session();
     until("the process to be gone", DEADLINE, || {
@@ -75,6 +83,7 @@ pub fn kill_backend(node: &Node, pid: u32) {
             None => Look::Seen(format!("no connection (last start {before})")),
         }
     });
+    true
 }
 
 /// `kill -9` of the postmaster; the server stays down.

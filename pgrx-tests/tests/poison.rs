@@ -74,7 +74,7 @@ fn kill_9_while_bad_ones_are_parked() {
         if round % 2 == 0 {
             let pid = "SELECT pid FROM meld.worker_status WHERE worker_kind = 'apply'";
             if let Some(pid) = n2.try_value::<i32>(pid) {
-                fault::kill_backend(n2, pid.unsigned_abs());
+                fault::kill_backend_if_there(n2, pid.unsigned_abs());
             }
         } else {
             fault::kill_postmaster(n2);
