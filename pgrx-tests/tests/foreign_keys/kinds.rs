@@ -321,3 +321,26 @@ fn parents_that_come_and_go_in_one_transaction() {
     assert_agree(&cluster, &[reference("c", "p", "p", "id")]);
     cluster.finish();
 }
+
+/// One transaction fills tables that were empty: a look for each row must not become a scan for each row.
+#[test]
+fn a_transaction_that_fills_parents_and_children() {
+    let cluster = start(
+        "fk_fill",
+        2,
+        "keep_parent",
+        "CREATE TABLE p (id text PRIMARY KEY);
+        CREATE TABLE c (id int PRIMARY KEY, p text NOT NULL REFERENCES p ON DELETE CASCADE); CREATE INDEX ON c (p)",
+    );
+    let n1 = cluster.node(1);
+    n1.batch(
+        "BEGIN; INSERT INTO p SELECT g FROM generate_series(1, 30000) g;
+              INSERT INTO c SELECT g, g FROM generate_series(1, 30000) g; COMMIT",
+    );
+    settle::settle(&cluster);
+    n1.batch("DELETE FROM p");
+    settle::settle(&cluster);
+    compare::equal(&cluster);
+    assert_eq!(cluster.node(2).value::<i64>("SELECT count(*) FROM c"), 0);
+    cluster.finish();
+}
