@@ -90,10 +90,9 @@ fn what_was_deleted_or_overwritten_meanwhile_does_not_come_back() {
     cluster.finish();
 }
 
-/// What follows a change that fails is about the same row, and parked with it: all have one stamp, so in a replay the first
-/// would win over what came after it.
+/// All changes of a row in one transaction have one stamp, which stands for one content of the row on all nodes.
 #[test]
-fn later_changes_of_a_row_are_parked_with_the_one_that_failed() {
+fn all_changes_of_a_row_are_parked_with_the_one_that_failed() {
     let cluster = start("replay_parts", 2, TABLE);
     let [n1, n2] = [cluster.node(1), cluster.node(2)];
     cluster.expect_log("could not be applied and were parked");
@@ -102,11 +101,12 @@ fn later_changes_of_a_row_are_parked_with_the_one_that_failed() {
     wait::until_equal("the setting", "discard".to_owned(), || n2.value("SHOW meld.exception_behaviour"));
     n1.batch(
         "BEGIN; INSERT INTO t VALUES (1, 'bad'); INSERT INTO t VALUES (2, 'good'); UPDATE t SET v = 'fine' WHERE id = 1; \
-         INSERT INTO t VALUES (3, 'bad'); DELETE FROM t WHERE id = 3; COMMIT",
+         INSERT INTO t VALUES (3, 'fine'); \
+         UPDATE t SET v = 'bad' WHERE id = 3; DELETE FROM t WHERE id = 3; COMMIT",
     );
     settle::settle(&cluster);
     assert_eq!(n2.value::<String>("SELECT string_agg(id || v, ' ') FROM t"), "2good");
-    assert_eq!(n2.value::<i64>("SELECT changes FROM meld.parked_transaction"), 4);
+    assert_eq!(n2.value::<i64>("SELECT changes FROM meld.parked_transaction"), 5);
     n2.batch(NO_CHECK);
     assert_eq!(replay(n2), (1, 0));
     settle::settle(&cluster);

@@ -1,8 +1,9 @@
 //! Which changes of a transaction are left out (`meld.exception_behaviour` is `discard`).
 //!
-//! All changes of one transaction have one stamp, so what comes later in it decides by its place, and a replay has no places:
-//! it applies what was parked behind all the rest. So when a change of a row is left out, all later changes of that row
-//! are, too, and a TRUNCATE of its table, and then everything that comes to that table. Runs in the apply worker.
+//! A row's stamp stands for one content of the row, on all nodes; a later change may build on just that version. So all
+//! changes that a transaction makes to one row are left out together, those before the one that failed, too. If the
+//! transaction empties the row's table, all its changes of that table belong together. What turns out to belong to it only
+//! later makes the transaction be applied again from its start. Runs in the apply worker.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -27,12 +28,14 @@ pub struct LeftOut {
     changes: BTreeMap<u64, Failure>,
     /// Those of them that have failed themselves.
     failed: usize,
-    /// Rows of what was left out so far in this try.
+    /// Rows of what is left out.
     rows: HashSet<Key>,
     /// Tables in which any row may be one of those.
     tables: HashSet<RelId>,
     /// Tables of `rows`.
     touched: HashSet<RelId>,
+    /// Changes that were applied in this try may belong to it.
+    has_grown: bool,
 }
 
 impl LeftOut {
@@ -59,14 +62,12 @@ impl LeftOut {
         self.changes.values().next().map(|failure| (self.changes.len(), failure))
     }
 
-    /// The transaction is tried again from its first change.
-    pub fn begin_again(&mut self) {
-        self.rows.clear();
-        self.tables.clear();
-        self.touched.clear();
+    /// Whether the transaction has to be applied again from its first change. It is known then.
+    pub fn has_grown(&mut self) -> bool {
+        std::mem::take(&mut self.has_grown)
     }
 
-    /// Whether the change is left out, for its own sake or because of what was before it.
+    /// Whether the change is left out, for its own sake or because of the rows that it is about.
     pub fn takes(&mut self, place: u64, message: &Message, relations: &Relations) -> bool {
         if self.changes.is_empty() {
             return false;
@@ -87,10 +88,12 @@ impl LeftOut {
         }
         if follows || is_known {
             self.touched.extend(about.iter().copied());
+            let known = self.rows.len() + self.tables.len();
             match keys {
                 Some(keys) => self.rows.extend(keys),
                 None => self.tables.extend(about),
             }
+            self.has_grown |= self.rows.len() + self.tables.len() > known;
         }
         follows || is_known
     }
@@ -99,7 +102,7 @@ impl LeftOut {
 fn follower() -> Failure {
     Failure::new(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        "an earlier change of the row in this transaction could not be applied",
+        "another change of the row in this transaction could not be applied",
     )
 }
 
@@ -161,18 +164,21 @@ mod tests {
     }
 
     #[test]
-    fn later_changes_of_the_row_follow_and_no_others() {
+    fn all_changes_of_the_row_belong_together_and_no_others() {
         let relations = relations();
         let mut left_out = LeftOut::default();
         assert!(!left_out.takes(1, &insert("1"), &relations));
         left_out.add(2, follower());
-        left_out.begin_again();
-        assert!(!left_out.takes(1, &insert("1"), &relations), "before it");
+        assert!(!left_out.takes(1, &insert("1"), &relations), "nothing is known of the row yet");
+        assert!(left_out.takes(2, &insert("1"), &relations));
+        assert!(left_out.has_grown());
+        assert!(left_out.takes(1, &insert("1"), &relations), "before it");
         assert!(left_out.takes(2, &insert("1"), &relations));
         assert!(!left_out.takes(3, &insert("2"), &relations), "another row");
         let key = [Value::Text(b"1"), Value::Null].into_iter().collect();
         let delete = Message::Delete(Delete { relation: T, replaced: meld_core::version::Replaced::Own, key });
         assert!(left_out.takes(4, &delete, &relations));
-        assert_eq!(left_out.first().map(|(count, _)| count), Some(2));
+        assert!(!left_out.has_grown());
+        assert_eq!(left_out.first().map(|(count, _)| count), Some(3));
     }
 }

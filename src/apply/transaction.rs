@@ -220,7 +220,6 @@ impl RemoteTransaction {
 
     fn begin_again(&mut self, around: &mut Surroundings<'_>) {
         self.counts = Counts::default();
-        self.left_out.begin_again();
         while let Some((relation, before)) = self.redescribed.pop() {
             around.relations.insert(relation, before);
         }
@@ -242,6 +241,9 @@ impl RemoteTransaction {
             place += u64::from(is_change(message));
             self.at = Some(place);
             if self.left_out.takes(place, message, around.relations) {
+                if self.left_out.has_grown() {
+                    return Ok(Try::Busy(BTreeSet::new()));
+                }
                 continue;
             }
             let tables = match &mut self.tables {

@@ -25,7 +25,7 @@ impl RemoteTransaction {
             self.left_out.add(place, cause.failure);
         }
         self.begin_again(around);
-        (self.tries, self.retries) = (0, 0);
+        (self.tries, self.retries, self.rounds) = (0, 0, 0);
         self.run(0, commit, around)
     }
 
