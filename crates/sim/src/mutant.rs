@@ -47,7 +47,8 @@ mutants! {
     ReplayedAnew "a replayed transaction gets a new stamp",
     ReplayedTwice "a crash between a replay and its end makes it happen twice",
     ReplayNotAtomic "a parked transaction is taken away before what it did is durable",
-    LeftOutAlone "later changes of a row are applied though an earlier one of the same transaction was left out",
+    LeftOutAlone "other changes of a row are applied though one of the same transaction is left out",
+    LeftOutFromThereOn "earlier changes of a row are applied though a later one of the same transaction is left out",
     Torn "a transaction is committed after its first change, and again after the rest",
 }
 

@@ -101,22 +101,21 @@ impl Node {
         Step::Done
     }
 
-    /// A transaction without the change that fails and the later ones of its row, and those. `None` if nothing else is in it.
+    /// A transaction without the changes of the row that fails, and those: a version of a row is there whole or not at all.
+    /// If its table is emptied, all changes of the table belong together. `None` if nothing else is in it.
     fn parts(&self, tx: &Transaction) -> Option<(Transaction, Transaction)> {
         let failing = tx.stamp.commit_ts.0 as usize % tx.entries.len().max(1);
         let row = tx.entries.get(failing)?.row;
+        let is_emptied = tx.entries.iter().any(|entry| entry.op == Op::Truncate && entry.row.table == row.table);
         let (mut rest, mut left_out) = (tx.clone(), tx.clone());
         (rest.entries, left_out.entries) = (Vec::new(), Vec::new());
-        let mut is_emptied = false;
         for (at, entry) in tx.entries.iter().enumerate() {
-            let empties = entry.op == Op::Truncate && entry.row.table == row.table;
-            let follows = entry.row == row || empties || is_emptied && entry.row.table == row.table;
-            if at == failing || at > failing && follows && self.mutant != Some(Mutant::LeftOutAlone) {
-                is_emptied |= empties;
-                left_out.entries.push(*entry);
-            } else {
-                rest.entries.push(*entry);
-            }
+            let belongs = match self.mutant {
+                Some(Mutant::LeftOutAlone) => at == failing,
+                Some(Mutant::LeftOutFromThereOn) => at >= failing && entry.row == row,
+                _ => entry.row == row || is_emptied && entry.row.table == row.table,
+            };
+            if belongs { left_out.entries.push(*entry) } else { rest.entries.push(*entry) }
         }
         (!rest.entries.is_empty()).then_some((rest, left_out))
     }

@@ -84,7 +84,7 @@ pub struct Config {
     /// Apply waits for the clock, and users are refused while it is behind, instead of committing at the earliest
     /// timestamp that it could show.
     pub waits: bool,
-    /// Of a transaction that fails only the changes of the row that failed are parked, from that change on.
+    /// Of a transaction that fails only the changes of the row that failed are parked.
     pub leaves_out: bool,
     /// Parked transactions are replayed in any order, as if those before had failed again.
     pub shuffled: bool,
