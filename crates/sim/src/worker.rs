@@ -232,6 +232,10 @@ impl Node {
         if outcome != Outcome::Applied {
             return false;
         }
+        // what was decided a moment ago may leave somebody alone by now: it is decided anew
+        if self.gaps && self.mutant.is_none() && !me.orphans().is_empty() {
+            return true;
+        }
         let removals_only = entries.iter().all(|entry| matches!(entry.op, Op::Remove(_)));
         match self.mutant {
             Some(Mutant::RemovalLocal) if removals_only => {
