@@ -154,6 +154,9 @@ fn the_secret_is_for_its_owner_and_changes_with_the_extension() {
     node.batch("SELECT meld.sync_event()");
     assert_eq!(transcript(node, "s", &options()).len(), 1);
     node.batch("SELECT meld.sync_event()");
+    // what is at work in the moment of the drop says what it misses
+    node.expect_log("this node has no secret to seal messages with");
+    node.expect_log("relation \"meld.");
     node.batch("DROP EXTENSION meld");
     meld_cluster_tests::mesh::create_node(node);
     assert_ne!(secret(), before);
