@@ -196,7 +196,7 @@ REVOKE ALL ON FUNCTION meld.sub_remove_repset(name, name) FROM PUBLIC;
 
 CREATE FUNCTION meld.sub_show_status(subscription_name name = NULL) RETURNS TABLE (subscription_name name, status text, provider_node name,
     provider_dsn text, slot_name name, replication_sets text[], forward_origins text[], received_lsn pg_lsn,
-    applied_lsn pg_lsn, worker_pid int, last_sqlstate text, last_error text)
+    applied_lsn pg_lsn, worker_pid int, last_sqlstate text, last_error text, stands_at pg_lsn, way_out text)
 LANGUAGE c VOLATILE SET search_path = pg_catalog AS 'MODULE_PATHNAME', 'sub_show_status_wrapper';
 COMMENT ON FUNCTION meld.sub_show_status(name) IS 'state of one subscription, or of all';
 REVOKE ALL ON FUNCTION meld.sub_show_status(name) FROM PUBLIC;

@@ -152,10 +152,16 @@ fn kill_9_on_the_way_to_a_disabled_subscription() {
     assert_eq!((rows(n2).as_str(), parked(n2)), ("", 0));
     assert_eq!(n2.values::<String>("SELECT state || ' ' || sqlstate FROM meld.exceptions"), ["disabled 23514"]);
     assert_eq!(n2.value::<i64>("SELECT count(*) FROM meld.exception_log"), 1);
+    let way_out: String = n2.value(
+        "SELECT way_out FROM meld.sub_show_status('n2_n1') WHERE last_sqlstate = '23514' AND last_error ~ 'not_bad' \
+         AND stands_at = (SELECT remote_commit_lsn FROM meld.exception_log)",
+    );
+    assert!(way_out.contains("SELECT meld.sub_enable('n2_n1')"), "{way_out}");
     n2.batch("ALTER TABLE t DROP CONSTRAINT not_bad; SELECT meld.sub_enable('n2_n1')");
     settle::settle(&cluster);
     compare::equal(&cluster);
     assert_eq!(rows(n2), "1bad 2good");
+    assert_eq!(n2.try_value::<String>("SELECT way_out FROM meld.sub_show_status('n2_n1')"), None);
     cluster.finish();
 }
 

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 use super::args;
 use super::subscription::no_such_subscription;
+use crate::catalog::parked::{self, Standing};
 use crate::catalog::{Subscription, subscription};
 use crate::log::{Result, or_raise};
 use crate::monitor::status::{self, position};
@@ -30,6 +31,8 @@ type StatusRow = (
     Option<i32>,
     Option<String>,
     Option<String>,
+    Option<PgLsn>,
+    Option<String>,
 );
 
 #[pg_extern(sql = false)]
@@ -51,6 +54,8 @@ fn sub_show_status(
         name!(worker_pid, Option<i32>),
         name!(last_sqlstate, Option<String>),
         name!(last_error, Option<String>),
+        name!(stands_at, Option<PgLsn>),
+        name!(way_out, Option<String>),
     ),
 > {
     TableIterator::new(or_raise(show_status(subscription_name)))
@@ -67,12 +72,26 @@ fn show_status(subscription_name: Option<Name>) -> Result<Vec<StatusRow>> {
     let entries = registry::entries(worker::my_database());
     let row = |subscription: Subscription| {
         let entry = entries.iter().find(|entry| entry.subscription_id == subscription.id);
-        status_row(subscription, entry)
+        let standing = parked::standing(subscription.id)?;
+        Ok(status_row(subscription, entry, standing))
     };
-    Ok(shown.into_iter().map(row).collect())
+    shown.into_iter().map(row).collect()
 }
 
-fn status_row(subscription: Subscription, entry: Option<&Entry>) -> StatusRow {
+/// What is known of a transaction at which the subscription stands outlives the worker and the server.
+fn status_row(subscription: Subscription, entry: Option<&Entry>, standing: Option<Standing>) -> StatusRow {
+    let stands_at = standing.as_ref().map(|standing| PgLsn(standing.end_lsn));
+    let way_out = standing.as_ref().map(|standing| {
+        let name = subscription.name.replace('\'', "''");
+        format!(
+            "remove the cause, or SELECT meld.sub_alter_skiplsn('{name}', '{}'); then SELECT meld.sub_enable('{name}')",
+            standing.end_lsn
+        )
+    });
+    let (sqlstate, error) = match standing {
+        Some(standing) => (Some(standing.sqlstate), Some(standing.message)),
+        None => (entry.and_then(|entry| entry.sqlstate.clone()), entry.and_then(|entry| entry.error.clone())),
+    };
     let progress = entry.map(|entry| registry::progress(entry.slot));
     (
         Name(subscription.name.clone()),
@@ -85,8 +104,10 @@ fn status_row(subscription: Subscription, entry: Option<&Entry>) -> StatusRow {
         progress.and_then(|progress| position(&progress.received_lsn)).map(PgLsn),
         progress.and_then(|progress| position(&progress.applied_lsn)).map(PgLsn),
         entry.filter(|entry| entry.is_alive()).map(|entry| entry.pid),
-        entry.and_then(|entry| entry.sqlstate.clone()),
-        entry.and_then(|entry| entry.error.clone()),
+        sqlstate,
+        error,
+        stands_at,
+        way_out,
     )
 }
 
