@@ -6,6 +6,7 @@
 //!   its parked row goes in that same local transaction
 //!     applied -> next
 //!     failed  -> it stays parked, with the new error -> next
+//! -> again, for those that failed, as long as a pass applies any
 //! ```
 //!
 //! It runs beside the apply workers, each of which keeps its origin to itself, so it has origins of its own, which stand for
@@ -38,6 +39,7 @@ use crate::pg::trap::trap;
 use crate::pg::worker as process;
 use crate::pg::xact::{Xact, in_transaction};
 use crate::pg::{Oid, session};
+use crate::sequence::peers;
 
 crate::worker_entry!(meld_replay_main => run);
 
@@ -73,21 +75,45 @@ struct Replay {
 
 impl Replay {
     fn start() -> Result<Option<Replay>> {
-        in_transaction(|_| {
+        let Some((replay, local, dsns)) = in_transaction(|_| {
             let Some(local) = catalog::node::local()? else { return Ok(None) };
-            Ok(Some(Replay {
+            let replay = Replay {
                 writers: Writers::read(&local)?,
                 subscriptions: catalog::subscription::all()?,
                 fetchers: HashMap::new(),
                 aside: Aside::of(parked::set_aside()?),
                 origin: None,
-            }))
-        })
+            };
+            let dsns = catalog::node::dsns(local.identity.id)?;
+            Ok(Some((replay, local, dsns)))
+        })?
+        else {
+            return Ok(None);
+        };
+        // what a copy of a member would commit as that node's, the member knows nothing of
+        peers::check_not_a_copy(&local.identity, &dsns, &mut process::answer_interrupts)?;
+        Ok(Some(replay))
     }
 
+    /// One transaction may wait for another that was committed later, a row for its parent: as long as any can be applied,
+    /// those that fail are tried again.
     fn work(&mut self, wanted: Option<NodeId>) -> Result<()> {
-        let parked = in_transaction(|_| parked::to_replay(wanted))?;
-        let total = parked.len();
+        loop {
+            let parked = in_transaction(|_| parked::to_replay(wanted))?;
+            let total = parked.len();
+            let applied = self.pass(parked)?;
+            if applied == 0 || applied == total || process::shutdown_requested() {
+                break;
+            }
+        }
+        origin::flush_last_commit();
+        process::report_statistics(true);
+        Ok(())
+    }
+
+    /// Tries each of them once; how many could be applied.
+    fn pass(&mut self, parked: Vec<ToReplay>) -> Result<usize> {
+        let (total, mut applied) = (parked.len(), 0);
         for (number, transaction) in parked.into_iter().enumerate() {
             if process::shutdown_requested() {
                 break;
@@ -97,14 +123,15 @@ impl Replay {
             process::report_activity(Some(&format!("parked transaction {} of {total}", number + 1)));
             self.take_origin(transaction.origin)?;
             match self.replay(&transaction) {
-                Ok(()) => self.aside.remove(transaction.stamp),
+                Ok(()) => {
+                    self.aside.remove(transaction.stamp);
+                    applied += 1;
+                }
                 Err(failure) if process::shutdown_requested() => return Err(failure),
                 Err(failure) => self.note_failure(&transaction, &failure)?,
             }
         }
-        origin::flush_last_commit();
-        process::report_statistics(true);
-        Ok(())
+        Ok(applied)
     }
 
     /// Makes what is committed from here on that node's.
