@@ -1,6 +1,6 @@
 //! Which tombstones a node keeps of its own deletes.
 
-use meld_cluster_tests::{Node, Plan, compare, mesh, settle};
+use meld_cluster_tests::{Node, Plan, compare, fault, mesh, settle};
 
 /// Number of tombstones of a table.
 fn kept(node: &Node, table: &str) -> i64 {
@@ -12,6 +12,7 @@ fn every_way_to_delete_leaves_a_tombstone_and_what_is_undone_leaves_none() {
     let cluster = Plan::new("deaths", 1).start();
     let node = cluster.node(1);
     mesh::create_node(node);
+    keep_all(node);
     node.batch(
         "CREATE TABLE t (id int PRIMARY KEY, v text);
          CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES t ON DELETE CASCADE);
@@ -140,4 +141,18 @@ fn an_empty_key_is_a_key_like_any_other() {
     compare::equal(&cluster);
     assert_eq!(n2.value::<i64>("SELECT count(*) FROM t"), 0);
     cluster.finish();
+}
+
+/// A member that never says anything, for which all tombstones are kept.
+fn keep_all(node: &Node) {
+    node.batch(
+        "INSERT INTO meld.node (node_id, node_name, system_identifier, database, snowflake_node)
+         VALUES (1000, 'away', 1, 'away', 1000);
+         INSERT INTO meld.node_interface (if_name, if_nodeid, if_dsn) VALUES ('away', 1000, 'dbname=away');
+         INSERT INTO meld.subscription (sub_name, sub_provider, sub_interface, sub_enabled, sub_slot_name, sub_origin_name,
+             sub_replication_sets)
+         SELECT 'away', 1000, if_id, false, 'away', 'away', '{default}' FROM meld.node_interface WHERE if_name = 'away'",
+    );
+    // who collects them has to know of it
+    fault::restart(node);
 }

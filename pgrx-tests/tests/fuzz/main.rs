@@ -134,6 +134,7 @@ fn expect_faults(cluster: &Cluster) {
             "could not receive data",
             "terminating background worker",
             "connection to client lost",
+            "canceling statement due to statement timeout",
         ] {
             node.expect_log(words);
         }

@@ -163,7 +163,8 @@ fn the_secret_is_for_its_owner_and_changes_with_the_extension() {
     node.batch("SELECT meld.sync_event()");
     let lines = transcript(node, "s", &options());
     assert_eq!(lines.len(), 1, "{lines:?}");
-    // what nobody can tell any more from what somebody forged
-    assert_eq!(node.value::<i64>("SELECT meld.ignored_messages()"), 1);
+    // what nobody can tell any more from what somebody forged; a heartbeat of before may be among it
+    let ignored: i64 = node.value("SELECT meld.ignored_messages()");
+    assert!(ignored >= 1, "{ignored}");
     cluster.finish();
 }
