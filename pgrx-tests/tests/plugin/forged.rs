@@ -157,6 +157,7 @@ fn the_secret_is_for_its_owner_and_changes_with_the_extension() {
     // what is at work in the moment of the drop says what it misses
     node.expect_log("this node has no secret to seal messages with");
     node.expect_log("relation \"meld.");
+    node.expect_log("could not open relation with OID");
     node.batch("DROP EXTENSION meld");
     meld_cluster_tests::mesh::create_node(node);
     assert_ne!(secret(), before);
