@@ -5,6 +5,7 @@
 //! on input from a peer.
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 pub mod clock;
 pub mod conflict;
 pub mod converge;
