@@ -31,6 +31,22 @@ CREATE TABLE meld.tombstone (
 );
 CREATE INDEX tombstone_key ON meld.tombstone (relid, key);
 
+-- Deleted rows of large local transactions: all keys of one that begin with the same bits.
+CREATE TABLE meld.tombstone_bundle (
+    relid      oid NOT NULL,
+    -- how many bits, and the bits
+    prefix     bytea NOT NULL,
+    keys       bytea NOT NULL,
+    key_count  int NOT NULL,
+    -- as those of a tombstone
+    stamp_ts   timestamptz,
+    stamp_node int,
+    since_ts   timestamptz,
+    since_node int
+);
+CREATE INDEX tombstone_bundle_prefix ON meld.tombstone_bundle (relid, prefix);
+ALTER TABLE meld.tombstone_bundle ALTER keys SET STORAGE EXTERNAL;
+
 -- Stamps of rows whose last writer's commit does not carry the right one. They hold while the row has the same xmin.
 CREATE TABLE meld.row_stamp_override (
     relid      oid,

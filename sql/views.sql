@@ -114,7 +114,8 @@ SELECT n.node_id, n.node_name, l.node_id IS NOT NULL AS is_local,
            AND least(coalesce(a.promise, '-infinity'), coalesce(a.horizon, '-infinity')) <= least_of.confirmed
            AS holds_back,
        b.node_id IS NOT NULL AS is_left_behind,
-       CASE WHEN l.node_id IS NOT NULL THEN pg_stat_get_live_tuples('meld.tombstone'::regclass) END AS tombstones
+       CASE WHEN l.node_id IS NOT NULL THEN pg_stat_get_live_tuples('meld.tombstone'::regclass)
+           + (SELECT coalesce(sum(u.key_count), 0)::int8 FROM meld.tombstone_bundle u) END AS tombstones
   FROM meld.node n
   LEFT JOIN meld.local_node l USING (node_id)
   LEFT JOIN announced a USING (node_id)
@@ -136,6 +137,9 @@ BEGIN
      USING pg_event_trigger_dropped_objects() d
      WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.set_reloid = d.objid;
     DELETE FROM meld.tombstone t
+     USING pg_event_trigger_dropped_objects() d
+     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.relid = d.objid;
+    DELETE FROM meld.tombstone_bundle t
      USING pg_event_trigger_dropped_objects() d
      WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND t.relid = d.objid;
     DELETE FROM meld.row_stamp_override t

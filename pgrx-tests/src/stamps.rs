@@ -54,6 +54,16 @@ pub fn agree(nodes: &[&Node], table: &str, keys: &[Value]) {
     assert!(differences.is_empty(), "the nodes know different stamps in {table}:\n{}", differences.join("\n"));
 }
 
+/// How many tombstones a node keeps, of one table or of all, those in bundles counted one by one.
+#[track_caller]
+pub fn tombstones(node: &Node, table: Option<&str>) -> i64 {
+    let of_table = table.map_or_else(String::new, |table| format!("WHERE relid = {}::regclass", literal(table)));
+    node.value(&format!(
+        "SELECT (SELECT count(*) FROM meld.tombstone {of_table})
+              + (SELECT coalesce(sum(key_count), 0)::bigint FROM meld.tombstone_bundle {of_table})"
+    ))
+}
+
 /// Whether some row of a table has a stamp that is not its transaction's.
 #[track_caller]
 pub fn are_explicit(node: &Node, table: &str) -> bool {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use meld_cluster_tests::proxy::Damage;
 use meld_cluster_tests::wait::{self, DEADLINE, Look};
-use meld_cluster_tests::{Cluster, Node, Plan, compare, fault, mesh, pgbench, settle};
+use meld_cluster_tests::{Cluster, Node, Plan, compare, fault, mesh, pgbench, settle, stamps};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 
@@ -27,7 +27,7 @@ fn wait_until_passed(node: &Node, about: &Node, what: &str) {
 }
 
 fn tombstones(node: &Node) -> i64 {
-    node.value("SELECT count(*) FROM meld.tombstone")
+    stamps::tombstones(node, None)
 }
 
 #[track_caller]

@@ -6,7 +6,7 @@
 //! after that look, and its writer has raised the counter. (Raised before the write only, it could be read, and the
 //! table seen empty, in between.)
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
@@ -38,12 +38,15 @@ pub fn reservation() -> &'static dyn Reserve {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Kind {
     Tombstone,
+    Bundle,
     Override,
 }
 
 thread_local! {
     /// Tables without rows of the kind, and what their counter said before that was seen.
     static EMPTY: RefCell<HashMap<(u32, Kind), u32>> = RefCell::default();
+    /// That of the table that was asked for last, which a statement asks for at each of its rows.
+    static LAST_EMPTY: Cell<Option<((u32, Kind), u32)>> = const { Cell::new(None) };
 }
 
 fn counter(table: Oid, kind: Kind) -> Option<&'static AtomicU32> {
@@ -65,7 +68,11 @@ pub fn may_exist(table: Oid, kind: Kind, rows: &KeyedTable) -> Result<bool> {
     let Some(counter) = counter(table, kind) else { return Ok(true) };
     let before = counter.load(SeqCst);
     let key = (table.to_u32(), kind);
+    if LAST_EMPTY.get() == Some((key, before)) {
+        return Ok(false);
+    }
     if EMPTY.with_borrow(|empty| empty.get(&key) == Some(&before)) {
+        LAST_EMPTY.set(Some((key, before)));
         return Ok(false);
     }
     let mut found = false;

@@ -4,6 +4,7 @@
 //! Runs in the apply worker, inside the transaction in which the conflict was decided: the history commits with what it
 //! tells of, or not at all. `writers` gives stamps wherever one is needed.
 
+mod bundles;
 pub mod gate;
 mod history;
 pub mod known;

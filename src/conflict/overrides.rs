@@ -40,7 +40,7 @@ impl Overrides {
     /// The explicit stamp of the version that a transaction wrote.
     pub fn find(&self, table: Oid, key: &RowKey, xmin: Xid) -> Result<Option<Stamp>> {
         let mut stamp = None;
-        self.rows.scan(table, Some(key), Sight::Committed, |row| {
+        self.rows.scan(table, Some(&key.0), Sight::Committed, |row| {
             if row.xmin() == xmin {
                 stamp = row.stamp(STAMP);
             }
@@ -72,7 +72,7 @@ impl Overrides {
             return Ok(());
         }
         self.clear(table, key)?;
-        self.rows.insert(table, key, &Cell::stamp(Some(stamp)))?;
+        self.rows.insert(table, &key.0, &Cell::stamp(Some(stamp)))?;
         gate::raise(table, Kind::Override);
         keyed::seen();
         Ok(())

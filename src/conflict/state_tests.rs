@@ -49,7 +49,7 @@ mod tests {
         let (a, b) = (key(b"a"), key(b"b"));
         tombstones.put(table(), &a, &NewTombstone::plain(grave(stamp(2_000, 2)), false)).expect("put");
         assert_eq!(tombstones.may_exist(table()), Ok(true), "asked anew once one is written");
-        tombstones.put_keys([(table(), &a), (table(), &b)].into_iter()).expect("put");
+        tombstones.put_keys(table(), &[&a.0, &b.0]).expect("put");
         keyed::seen();
         let kept = tombstones.find(table(), &a, &mut writers, OWN).expect("found").expect("one");
         assert_eq!(kept.tombstone.grave, Some(grave(stamp(2_000, 2))));
@@ -66,6 +66,53 @@ mod tests {
         assert_eq!(tombstones.find(table(), &b, &mut writers, OWN), Ok(None));
         assert!(tombstones.find(table(), &a, &mut writers, OWN).expect("found").is_some());
         assert_eq!(tombstones.find(Oid::from(TABLE + 1), &a, &mut writers, OWN), Ok(None));
+        tombstones.close();
+    }
+
+    #[pg_test]
+    fn a_large_transaction_has_its_keys_in_bundles() {
+        let mut writers = writers();
+        let mut tombstones = Tombstones::default();
+        let keys: Vec<[u8; 4]> = (0..5000_u32).map(|number| (number * 3).to_be_bytes()).collect();
+        let sorted: Vec<&[u8]> = std::iter::once(&[][..]).chain(keys.iter().map(<[u8; 4]>::as_slice)).collect();
+        assert_eq!(tombstones.may_exist(table()), Ok(false));
+        tombstones.put_keys(table(), &sorted).expect("put");
+        keyed::seen();
+        let count = |of: &str| Spi::get_one::<i64>(&format!("SELECT count(*) FROM meld.{of}")).expect("a query");
+        assert!(count("tombstone") < Some(10), "the floor, and a few");
+        assert!(count("tombstone_bundle") < Some(100));
+        assert_eq!(tombstones.may_exist(table()), Ok(true));
+        assert_eq!(tombstones.floor(table(), &mut writers, OWN), Ok(Some(OWN)));
+        for number in 0..15_010_u32 {
+            let kept = tombstones.find(table(), &key(&number.to_be_bytes()), &mut writers, OWN).expect("found");
+            let is_dead = number % 3 == 0 && number < 15_000;
+            assert_eq!(kept.map(|kept| kept.tombstone.grave), is_dead.then_some(Some(grave(OWN))), "{number}");
+        }
+        // another transaction's tombstone of the key, in its own row, is larger
+        let (bundled, later) = (key(&keys[7]), grave(stamp(1_001, 2)));
+        tombstones.put(table(), &bundled, &NewTombstone::plain(later, false)).expect("put");
+        keyed::seen();
+        let kept = tombstones.find(table(), &bundled, &mut writers, OWN).expect("found");
+        assert_eq!(kept.and_then(|kept| kept.tombstone.grave), Some(later));
+        // of an older transaction, they are covered by a truncate
+        let before = stamp(999, 2);
+        Spi::run(
+            "UPDATE meld.tombstone_bundle SET stamp_ts = timestamptz '2000-01-01 00:00+00' + interval '999 us', stamp_node = 2
+             WHERE key_count % 2 = 0",
+        )
+        .expect("an update");
+        let find = |tombstones: &Tombstones, writers: &mut Writers, number: u32| {
+            let kept = tombstones.find(table(), &key(&number.to_be_bytes()), writers, OWN).expect("found");
+            kept.and_then(|kept| kept.tombstone.grave)
+        };
+        let graves: Vec<_> = (0..15_000).map(|number| find(&tombstones, &mut writers, number)).collect();
+        tombstones.raise_floor(table(), OWN, &mut writers).expect("raised");
+        keyed::seen();
+        for (number, of) in (0..).zip(graves) {
+            assert_eq!(find(&tombstones, &mut writers, number), of.filter(|of| of.stamp != before), "{number}");
+        }
+        let left = "SELECT count(*), count(*) FILTER (WHERE stamp_ts IS NOT NULL) FROM meld.tombstone_bundle";
+        assert!(matches!(Spi::get_two::<i64, i64>(left), Ok((Some(1..), Some(0)))));
         tombstones.close();
     }
 

@@ -1,15 +1,17 @@
-//! What is kept of deleted rows, in `meld.tombstone`.
+//! What is kept of deleted rows, in `meld.tombstone`, and for large local transactions in `bundles`.
 //!
 //! Written for every delete in a replicated table: by the apply worker here, by the row trigger for local ones. Rows are
 //! added, not changed: a key may have several, of which the one with the largest stamp counts. A live row makes the
 //! tombstones of its key meaningless, so it is looked for first. The row with the empty key is the table's floor: its
 //! last truncate, a tombstone of every key. The collector of the database's manager removes what no node needs any more.
 
+use meld_core::bundle::{Packed, pack};
 use meld_core::conflict::ConflictType;
 use meld_core::converge::{Grave, covers};
 use meld_core::time::{Stamp, Timestamp};
 use meld_core::tombstone::Tombstone;
 
+use super::bundles::Bundles;
 use super::gate::{self, Kind};
 use super::writers::Writers;
 use crate::log::Result;
@@ -27,7 +29,11 @@ const RESIDUE: i32 = 9;
 /// The table, open in one transaction.
 pub struct Tombstones {
     rows: KeyedTable,
+    bundles: Bundles,
 }
+
+/// Fewer keys of a table than this are not packed into bundles, which are dearer to look through.
+const BUNDLED_FROM: usize = 64;
 
 /// A tombstone with what hangs on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,24 +70,25 @@ const WAITING: Timestamp = Timestamp(i64::MIN);
 impl Default for Tombstones {
     /// Not opened before it is needed.
     fn default() -> Tombstones {
-        Tombstones { rows: KeyedTable::new(c"tombstone", c"tombstone_key") }
+        Tombstones { rows: KeyedTable::new(c"tombstone", c"tombstone_key"), bundles: Bundles::default() }
     }
 }
 
 impl Tombstones {
     pub fn close(self) {
         self.rows.close();
+        self.bundles.close();
     }
 
     /// False if the table surely has none, no floor either.
     pub fn may_exist(&self, table: Oid) -> Result<bool> {
-        gate::may_exist(table, Kind::Tombstone, &self.rows)
+        Ok(gate::may_exist(table, Kind::Tombstone, &self.rows)? || self.bundles.may_exist(table)?)
     }
 
     /// The tombstone of a key. `own` is the stamp of the transaction in hand, by which its own tombstones are known.
     pub fn find(&self, table: Oid, key: &RowKey, writers: &mut Writers, own: Stamp) -> Result<Option<Kept>> {
-        let mut kept: Option<Kept> = None;
-        self.rows.scan(table, Some(key), Sight::Committed, |row| {
+        let mut kept = self.bundles.find(table, &key.0, writers, own)?;
+        self.rows.scan(table, Some(&key.0), Sight::Committed, |row| {
             let found = read(row, writers, own)?;
             kept = Some(match kept.take() {
                 None => found,
@@ -118,24 +125,39 @@ impl Tombstones {
             new.key_values.map_or(Cell::Null, Cell::Texts),
             new.residue.map_or(Cell::Null, Cell::Texts),
         ];
-        self.rows.insert(table, key, &cells)?;
+        self.rows.insert(table, &key.0, &cells)?;
         gate::raise(table, Kind::Tombstone);
         Ok(())
     }
 
-    /// Tombstones of plain tables, with the stamp of the transaction that writes them, in the order of tables and keys.
-    pub fn put_keys<'k>(&mut self, keys: impl Iterator<Item = (Oid, &'k RowKey)> + Clone) -> Result<()> {
-        self.rows.insert_keys(keys.clone())?;
-        let mut last = None;
-        for (table, _) in keys {
-            if last.replace(table) != Some(table) {
-                gate::raise(table, Kind::Tombstone);
-            }
+    /// Tombstones of a plain table, with the stamp of the transaction that writes them: of keys in order, without doubles.
+    pub fn put_keys(&mut self, table: Oid, keys: &[&[u8]]) -> Result<()> {
+        if keys.len() < BUNDLED_FROM {
+            return self.put_singles(table, keys);
         }
+        // the floor, which is before all others, is looked for by itself
+        let (floor, keys) = keys.split_at(usize::from(keys.first().is_some_and(|key| key.is_empty())));
+        let mut singles = floor.to_vec();
+        pack(keys, |packed| match packed {
+            Packed::Single(key) => {
+                singles.push(key);
+                Ok(())
+            }
+            Packed::Bundle(bundle) => self.bundles.put(table, &bundle),
+        })?;
+        self.put_singles(table, &singles)
+    }
+
+    fn put_singles(&mut self, table: Oid, keys: &[&[u8]]) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.rows.insert_keys(keys.iter().map(|&key| (table, key)))?;
+        gate::raise(table, Kind::Tombstone);
         Ok(())
     }
 
-    /// Removes all tombstones of a key, whose row is back.
+    /// Removes all tombstones of a key, whose row is back. In bundles it stays, where a live row makes it meaningless.
     pub fn forget(&mut self, table: Oid, key: &RowKey) -> Result<()> {
         self.rows.delete_key(table, key).map(drop)
     }
@@ -151,6 +173,7 @@ impl Tombstones {
             Ok(true)
         })?;
         covered.into_iter().for_each(|place| self.rows.delete(place));
+        self.bundles.remove_covered(table, own, writers)?;
         self.put(table, &RowKey::default(), &NewTombstone::plain(Grave { stamp: own, removed: None }, true))?;
         keyed::seen();
         Ok(())
@@ -179,7 +202,7 @@ fn read(row: &KeyedRow<'_>, writers: &mut Writers, own: Stamp) -> Result<Kept> {
 }
 
 /// Of two tombstones of a key, the larger one, made by the later transaction.
-fn merge(one: Kept, other: Kept) -> Kept {
+pub(super) fn merge(one: Kept, other: Kept) -> Kept {
     let since = one.tombstone.since.max(other.tombstone.since);
     let larger = if other.tombstone.grave >= one.tombstone.grave { other } else { one };
     Kept { tombstone: Tombstone { since, ..larger.tombstone }, ..larger }

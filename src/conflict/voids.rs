@@ -70,7 +70,7 @@ impl Voids {
         let [tombstone_ts, tombstone_node] = Cell::stamp(Some(tombstone));
         let [by_ts, by_node] = Cell::stamp(by);
         let cells = [tombstone_ts, tombstone_node, by_ts, by_node, Cell::Texts(residue)];
-        self.rows.insert(table, key, &cells)?;
+        self.rows.insert(table, &key.0, &cells)?;
         keyed::seen();
         Ok(())
     }
@@ -84,7 +84,7 @@ impl Voids {
         own: Stamp,
     ) -> Result<Option<(Registered, Place)>> {
         let mut found = None;
-        self.rows.scan(table, Some(key), Sight::Committed, |row| {
+        self.rows.scan(table, Some(&key.0), Sight::Committed, |row| {
             if row.stamp(TOMBSTONE) != Some(tombstone) {
                 return Ok(true);
             }

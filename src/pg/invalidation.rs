@@ -63,12 +63,14 @@ impl Invalidations {
 /// What a process knows of tables, until one changes.
 pub struct TableCache<T> {
     tables: HashMap<RelId, T>,
+    /// The table that was asked for last: a statement asks for the same one at each of its rows.
+    last: Option<(RelId, T)>,
     invalidations: Option<Invalidations>,
 }
 
 impl<T> Default for TableCache<T> {
     fn default() -> TableCache<T> {
-        TableCache { tables: HashMap::new(), invalidations: None }
+        TableCache { tables: HashMap::new(), last: None, invalidations: None }
     }
 }
 
@@ -80,12 +82,21 @@ impl<T: Clone> TableCache<T> {
                 self.tables.clear();
             }
             changed.relations.iter().for_each(|relation| drop(self.tables.remove(relation)));
+            self.last = None;
         }
-        self.tables.get(&table).cloned()
+        match &self.last {
+            Some((last, known)) if *last == table => Some(known.clone()),
+            _ => {
+                let known = self.tables.get(&table).cloned()?;
+                self.last = Some((table, known.clone()));
+                Some(known)
+            }
+        }
     }
 
     /// To be kept until the table changes: what comes in while it is looked up is seen by the next look.
     pub fn insert(&mut self, table: RelId, known: T) {
+        self.last = None;
         self.tables.insert(table, known);
     }
 }

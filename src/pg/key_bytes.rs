@@ -130,8 +130,10 @@ impl KeyColumns {
     /// Arrays as wide as the table's rows, with values of its columns. What is decompressed goes into the current memory
     /// context.
     pub(super) unsafe fn encode(&self, values: *const pg_sys::Datum, nulls: *const bool) -> Option<RowKey> {
+        let mut bytes = Vec::with_capacity(16);
         // SAFETY: within the arrays
-        unsafe { self.join(|place| (!*nulls.add(place)).then(|| *values.add(place))) }
+        unsafe { self.append(&mut bytes, |place| (!*nulls.add(place)).then(|| *values.add(place))) }
+            .then_some(RowKey(bytes))
     }
 
     /// The key of a stored row.
@@ -139,6 +141,22 @@ impl KeyColumns {
     /// # Safety
     /// A row of the table, with its descriptor.
     pub(super) unsafe fn of_tuple(&self, row: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) -> Option<RowKey> {
+        let mut bytes = Vec::with_capacity(16);
+        // SAFETY: see above
+        unsafe { self.append_tuple(&mut bytes, row, descriptor) }.then_some(RowKey(bytes))
+    }
+
+    /// Puts the key of a stored row behind other bytes. If one of its values is null, it has none: what is behind them
+    /// then means nothing, and this is false.
+    ///
+    /// # Safety
+    /// A row of the table, with its descriptor.
+    pub(super) unsafe fn append_tuple(
+        &self,
+        bytes: &mut Vec<u8>,
+        row: pg_sys::HeapTuple,
+        descriptor: pg_sys::TupleDesc,
+    ) -> bool {
         let value = |place: usize| {
             let mut is_null = true;
             // SAFETY: the row has the column
@@ -146,39 +164,38 @@ impl KeyColumns {
             (!is_null).then_some(value)
         };
         // SAFETY: see above
-        unsafe { self.join(value) }
+        unsafe { self.append(bytes, value) }
     }
 
     /// # Safety
     /// `value` gives the columns' values by their places in a row of the table; none for null.
-    unsafe fn join(&self, value: impl Fn(usize) -> Option<pg_sys::Datum>) -> Option<RowKey> {
-        let mut bytes = Vec::with_capacity(16);
+    unsafe fn append(&self, bytes: &mut Vec<u8>, value: impl Fn(usize) -> Option<pg_sys::Datum>) -> bool {
         let is_only = self.columns.len() == 1;
         for column in &self.columns {
+            let Some(value) = value(column.place) else { return false };
             // SAFETY: a value of that column
-            unsafe { append(&mut bytes, value(column.place)?, column.form, is_only) };
+            unsafe { append(bytes, value, column.form, is_only) };
         }
-        Some(RowKey(bytes))
+        true
     }
 
-    /// The key of a row, unless another version of the row has the same.
+    /// Whether two versions of a row have different keys.
     ///
     /// # Safety
     /// Two rows of the table, with their descriptor.
-    pub(super) unsafe fn of_changed(
+    pub(super) unsafe fn differ(
         &self,
         row: pg_sys::HeapTuple,
         other: pg_sys::HeapTuple,
         descriptor: pg_sys::TupleDesc,
-    ) -> Option<RowKey> {
+    ) -> bool {
         // SAFETY: see above
         unsafe {
             // nearly every update leaves the key alone, which takes no more than a look
             if self.columns.iter().all(|column| column.is_same(row, other, descriptor)) {
-                return None;
+                return false;
             }
-            let (key, new_key) = (self.of_tuple(row, descriptor)?, self.of_tuple(other, descriptor));
-            (Some(&key) != new_key.as_ref()).then_some(key)
+            self.of_tuple(row, descriptor) != self.of_tuple(other, descriptor)
         }
     }
 

@@ -1,6 +1,6 @@
 //! Rows of meld's own tables that are found by relation and key, read and written without queries.
 //!
-//! The tables have `relid oid` and `key bytea` as their first two columns and an index on both. Looking takes a snapshot
+//! The tables have `relid oid` and `key bytea`, or other bytes, as their first two columns and an index on both. Looking takes a snapshot
 //! of the moment, so that what was committed while this transaction waited for a lock is seen.
 
 use std::cell::Cell as Slot;
@@ -52,6 +52,7 @@ pub enum Cell<'v> {
     Null,
     Text(&'v str),
     Texts(&'v [String]),
+    Bytes(&'v [u8]),
     Time(Timestamp),
     Int4(i32),
 }
@@ -107,12 +108,12 @@ impl KeyedTable {
     pub fn scan(
         &self,
         relation: Oid,
-        key: Option<&RowKey>,
+        key: Option<&[u8]>,
         sight: Sight,
         mut look: impl FnMut(&KeyedRow<'_>) -> Result<bool>,
     ) -> Result<()> {
         let Opened { relation: heap, index } = self.opened()?;
-        let bytes = key.map(|key| key.0.as_slice().into_datum().unwrap_or(pg_sys::Datum::from(0_usize)));
+        let bytes = key.map(|key| key.into_datum().unwrap_or(pg_sys::Datum::from(0_usize)));
         let mut keys = [pg_sys::ScanKeyData::default(); 2];
         // SAFETY: the table is open; keys, snapshots and the scan live until the end of the function, or are let go of by
         // the abort that follows an error
@@ -165,8 +166,41 @@ impl KeyedTable {
         }
     }
 
+    /// Of a relation's rows, the first one whose key is not less than this; its key.
+    pub fn first_key_from(&self, relation: Oid, from: &[u8]) -> Result<Option<Vec<u8>>> {
+        let Opened { relation: heap, index } = self.opened()?;
+        let mut keys = [pg_sys::ScanKeyData::default(); 2];
+        let (relation, from) = (relation.into_datum(), from.into_datum());
+        let nothing = pg_sys::Datum::from(0_usize);
+        // SAFETY: the table is open; keys, snapshot, index and the scan live until the end of the function, or are let go
+        // of by the abort that follows an error
+        unsafe {
+            for (i, (strategy, function, value)) in [
+                (pg_sys::BTEqualStrategyNumber, pg_sys::F_OIDEQ, relation),
+                (pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_BYTEAGE, from),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let function = pg_sys::RegProcedure::from(function);
+                pg_sys::ScanKeyInit(&mut keys[i], i as i16 + 1, strategy as u16, function, value.unwrap_or(nothing));
+            }
+            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+            let index = pg_sys::index_open(index, pg_sys::AccessShareLock as i32);
+            let scan = pg_sys::systable_beginscan_ordered(heap, index, snapshot, 2, keys.as_mut_ptr());
+            let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            let first = (!tuple.is_null())
+                .then(|| KeyedRow { descriptor: (*heap).rd_att, table: PhantomData, tuple }.bytes(2))
+                .flatten();
+            pg_sys::systable_endscan_ordered(scan);
+            pg_sys::index_close(index, pg_sys::NoLock as i32);
+            pg_sys::UnregisterSnapshot(snapshot);
+            Ok(first)
+        }
+    }
+
     /// Stores a row. It is seen by looks of this transaction after the next [`seen`].
-    pub fn insert(&mut self, relation: Oid, key: &RowKey, rest: &[Cell<'_>]) -> Result<()> {
+    pub fn insert(&mut self, relation: Oid, key: &[u8], rest: &[Cell<'_>]) -> Result<()> {
         let Opened { relation: heap, .. } = self.opened()?;
         // SAFETY: the table is open; values and tuple are copies in the current memory context
         unsafe {
@@ -176,7 +210,7 @@ impl KeyedTable {
                 self.indexes = pg_sys::CatalogOpenIndexes(heap);
                 pg_sys::MemoryContextSwitchTo(before);
             }
-            let mut values = vec![relation.into_datum(), key.0.as_slice().into_datum()];
+            let mut values = vec![relation.into_datum(), key.into_datum()];
             values.extend(rest.iter().map(Cell::datum));
             let mut nulls: Vec<bool> = values.iter().map(Option::is_none).collect();
             let mut datums: Vec<pg_sys::Datum> =
@@ -189,7 +223,7 @@ impl KeyedTable {
     }
 
     /// Stores a row for each key, with null in all other columns. Faster for many in the order of the index.
-    pub fn insert_keys<'k>(&mut self, keys: impl Iterator<Item = (Oid, &'k RowKey)>) -> Result<()> {
+    pub fn insert_keys<'k>(&mut self, keys: impl Iterator<Item = (Oid, &'k [u8])>) -> Result<()> {
         let Opened { relation: heap, .. } = self.opened()?;
         let mut keys = keys.peekable();
         // SAFETY: the table is open; the slots and what is in them live in a memory context of their own, which goes when
@@ -227,7 +261,7 @@ impl KeyedTable {
     /// Removes all rows of a key; whether there were any.
     pub fn delete_key(&self, relation: Oid, key: &RowKey) -> Result<bool> {
         let mut places = Vec::new();
-        self.scan(relation, Some(key), Sight::Committed, |row| {
+        self.scan(relation, Some(&key.0), Sight::Committed, |row| {
             places.push(row.place());
             Ok(true)
         })?;
@@ -258,13 +292,13 @@ impl KeyedTable {
 
 /// # Safety
 /// A slot for rows of a table of this kind. What was in it goes; the key's copy is the current memory context's.
-unsafe fn fill(slot: *mut pg_sys::TupleTableSlot, of: Oid, key: &RowKey) {
+unsafe fn fill(slot: *mut pg_sys::TupleTableSlot, of: Oid, key: &[u8]) {
     // SAFETY: a slot for the table's rows is as wide as they are
     unsafe {
         pg_sys::ExecClearTuple(slot);
         let width = (*(*slot).tts_tupleDescriptor).natts as usize;
         std::slice::from_raw_parts_mut((*slot).tts_isnull, width).fill(true);
-        for (place, datum) in [of.into_datum(), key.0.as_slice().into_datum()].into_iter().enumerate() {
+        for (place, datum) in [of.into_datum(), key.into_datum()].into_iter().enumerate() {
             *(*slot).tts_values.add(place) = datum.unwrap_or(pg_sys::Datum::from(0_usize));
             *(*slot).tts_isnull.add(place) = false;
         }
@@ -296,6 +330,10 @@ impl KeyedRow<'_> {
     fn raw_xmin(&self) -> pg_sys::TransactionId {
         // SAFETY: the scan's current tuple
         unsafe { pg_sys::htup::HeapTupleHeaderGetRawXmin((*self.tuple).t_data) }
+    }
+
+    pub fn bytes(&self, column: i32) -> Option<Vec<u8>> {
+        self.value(column)
     }
 
     pub fn text(&self, column: i32) -> Option<String> {
@@ -337,6 +375,7 @@ impl Cell<'_> {
             Cell::Null => None,
             Cell::Text(text) => text.into_datum(),
             Cell::Texts(texts) => texts.to_vec().into_datum(),
+            Cell::Bytes(bytes) => bytes.into_datum(),
             // a timestamptz is its number
             Cell::Time(time) => time.0.into_datum(),
             Cell::Int4(value) => value.into_datum(),

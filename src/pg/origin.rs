@@ -4,6 +4,8 @@
 //! The apply worker works under its subscription's origin and sets timestamp and position of every transaction that it
 //! commits; forgetting one would commit the next transaction with the last one's.
 
+use std::cell::Cell;
+
 use meld_core::lsn::Lsn;
 use meld_core::time::Timestamp;
 use pgrx::pg_sys;
@@ -47,8 +49,29 @@ pub(super) unsafe fn writer_of_row(head: pg_sys::HeapTupleHeader) -> Writer {
     }
 }
 
-/// The writer of a version with this raw xmin. (A frozen row keeps its raw xmin, so the timestamp may still be there.)
+thread_local! {
+    /// The committed writer that was found last, and in which transaction of this process: a large statement meets few
+    /// writers, and who has committed has committed.
+    static LAST_COMMITTED: Cell<Option<(u32, pg_sys::TransactionId, CommitMark)>> = const { Cell::new(None) };
+}
+
+/// The writer of a version with this raw xmin.
 pub(super) fn writer_of(xmin: pg_sys::TransactionId) -> Writer {
+    let transaction = super::xact::local_number();
+    if let Some((of, last, mark)) = LAST_COMMITTED.get()
+        && (of, last) == (transaction, xmin)
+    {
+        return Writer::Committed(mark);
+    }
+    let writer = look_up_writer(xmin);
+    if let Writer::Committed(mark) = writer {
+        LAST_COMMITTED.set(Some((transaction, xmin, mark)));
+    }
+    writer
+}
+
+/// (A frozen row keeps its raw xmin, so the timestamp may still be there.)
+fn look_up_writer(xmin: pg_sys::TransactionId) -> Writer {
     let (mut commit_ts, mut roident) = (0, 0);
     // SAFETY: main thread, inside a transaction; the out-pointers live on this frame. Our own transaction has to be
     // asked for first: it has no commit timestamp yet

@@ -160,18 +160,27 @@ impl<'a> OldRow<'a> {
         }
     }
 
-    /// Its key, if the change takes it away: a DELETE, or an UPDATE that changes it. None for a table without a key, or
+    /// Whether the change takes its key away: a DELETE, or an UPDATE that changes it. False for a table without a key, or
     /// with one whose values can't be compared as bytes.
-    pub fn lost_key(&self) -> Option<RowKey> {
+    pub fn loses_key(&self) -> bool {
         // SAFETY: the server keeps the table open and both rows in memory for the call
         unsafe {
             let relation = self.data.tg_relation;
-            let columns = key_bytes::known(relation)?;
-            let (old, descriptor) = (self.data.tg_trigtuple, (*relation).rd_att);
+            let Some(columns) = key_bytes::known(relation) else { return false };
             match self.change {
-                Replacing::Delete | Replacing::Return => columns.of_tuple(old, descriptor),
-                Replacing::Update => columns.of_changed(old, self.data.tg_newtuple, descriptor),
+                Replacing::Delete | Replacing::Return => true,
+                Replacing::Update => columns.differ(self.data.tg_trigtuple, self.data.tg_newtuple, (*relation).rd_att),
             }
+        }
+    }
+
+    /// Puts its key's bytes behind others; false if it has none, what is behind then means nothing.
+    pub fn append_key(&self, bytes: &mut Vec<u8>) -> bool {
+        // SAFETY: the server keeps the table open and the row in memory for the call
+        unsafe {
+            let relation = self.data.tg_relation;
+            let columns = key_bytes::known(relation);
+            columns.is_some_and(|columns| columns.append_tuple(bytes, self.data.tg_trigtuple, (*relation).rd_att))
         }
     }
 

@@ -10,6 +10,17 @@ use pgrx::pg_sys;
 
 use crate::log::Result;
 
+/// The number of this process's transaction among those of its backend slot: another transaction has another one.
+pub(super) fn local_number() -> u32 {
+    // SAFETY: a process that is connected to a database has an entry, which it alone writes here
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        return (*pg_sys::MyProc).lxid;
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        return (*pg_sys::MyProc).vxid.lxid;
+    }
+}
+
 /// Proof that this process is inside a transaction that it began itself. Not `Send`: only the main thread has one.
 pub struct Xact {
     main_thread_only: PhantomData<*mut ()>,

@@ -1,9 +1,9 @@
 //! Tombstones of local deletes: keys are noted row by row and written together.
 //!
 //! The row trigger notes the old key of each DELETE, and of each UPDATE that changes it, in the memory of the backend.
-//! Before the transaction is committed or prepared, what was noted is written to `meld.tombstone` in the order of the
-//! keys, which costs a fraction of writing row by row; a large transaction writes in between. A tombstone says nothing of
-//! its stamp: that is the transaction's own.
+//! Before the transaction is committed or prepared, what was noted is written in the order of the keys, many of them
+//! packed into bundles, which costs a fraction of writing row by row; a large transaction writes in between. A tombstone
+//! says nothing of its stamp: that is the transaction's own.
 //!
 //! Notes belong to the subtransaction in which they were made: they go with it when it is undone, and to the one above
 //! when it is released. A row that was not deleted after all, since another trigger kept it, is still there, and a live
@@ -31,21 +31,64 @@ crate::row_trigger_entry!(meld_truncate_trigger, pg_finfo_meld_truncate_trigger 
 /// Notes of one level beyond this are written before the transaction ends.
 const LIMIT_BYTES: usize = 4 << 20;
 
-/// What a note costs beside its key.
-const NOTE_BYTES: usize = 40;
-
 /// A key that has lost its row.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Death {
+#[derive(Clone, Copy)]
+struct Note {
     table: RelId,
-    key: RowKey,
+    /// Where the key is in the level's bytes.
+    at: usize,
+    length: u32,
 }
 
 /// What was noted in one subtransaction.
 struct Level {
     depth: i32,
-    deaths: Vec<Death>,
-    size_bytes: usize,
+    notes: Vec<Note>,
+    /// The keys, one behind the other.
+    keys: Vec<u8>,
+}
+
+impl Level {
+    fn at(depth: i32) -> Level {
+        Level { depth, notes: Vec::new(), keys: Vec::new() }
+    }
+
+    /// Notes the key that `append` puts behind the others, if it does.
+    fn note(&mut self, table: RelId, append: impl FnOnce(&mut Vec<u8>) -> bool) {
+        let at = self.keys.len();
+        if append(&mut self.keys) {
+            self.notes.push(Note { table, at, length: (self.keys.len() - at) as u32 });
+        } else {
+            self.keys.truncate(at);
+        }
+    }
+
+    fn key(&self, note: &Note) -> &[u8] {
+        &self.keys[note.at..note.at + note.length as usize]
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.keys.len() + self.notes.len() * size_of::<Note>()
+    }
+
+    fn append(&mut self, joined: Level) {
+        let behind = self.keys.len();
+        self.keys.extend_from_slice(&joined.keys);
+        self.notes.extend(joined.notes.into_iter().map(|note| Note { at: note.at + behind, ..note }));
+    }
+
+    fn write(self) -> Result<()> {
+        let mut notes: Vec<(RelId, &[u8])> = self.notes.iter().map(|note| (note.table, self.key(note))).collect();
+        notes.sort_unstable();
+        notes.dedup();
+        let mut tombstones = Tombstones::default();
+        let result = notes.chunk_by(|one, other| one.0 == other.0).try_for_each(|of_table| {
+            let keys: Vec<&[u8]> = of_table.iter().map(|&(_, key)| key).collect();
+            tombstones.put_keys(Oid::from(of_table[0].0.0), &keys)
+        });
+        tombstones.close();
+        result
+    }
 }
 
 thread_local! {
@@ -72,35 +115,40 @@ fn emptied(table: &EmptiedTable) {
     }
     // the apply worker raises the floor by itself
     if !is_for_apply() {
-        or_raise(push(Death { table: table.id, key: RowKey::default() }));
+        // the empty key
+        or_raise(note_key(table.id, |_| true));
     }
 }
 
 /// Notes the row's key if the change takes it away.
 pub fn note(row: &OldRow<'_>) -> Result<()> {
-    let Some(key) = row.lost_key() else { return Ok(()) };
+    if !row.loses_key() {
+        return Ok(());
+    }
     match row.residue()? {
-        None => push(Death { table: row.relation(), key }),
+        None => note_key(row.relation(), |keys| row.append_key(keys)),
         // an INSERT of this transaction may have to know what became of the counters
-        Some(residue) => write_with_counters(row.relation(), &key, &residue),
+        Some(residue) => match row.row_key() {
+            Some(key) => write_with_counters(row.relation(), &key, &residue),
+            None => Ok(()),
+        },
     }
 }
 
-fn push(death: Death) -> Result<()> {
+fn note_key(table: RelId, append: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<()> {
     let depth = nesting::level();
     let is_much = NOTED.with_borrow_mut(|levels| {
         if levels.last().is_none_or(|last| last.depth < depth) {
-            levels.push(Level { depth, deaths: Vec::new(), size_bytes: 0 });
+            levels.push(Level::at(depth));
         }
         let Some(level) = levels.last_mut() else { unreachable!("pushed above") };
-        level.size_bytes += death.key.0.len() + NOTE_BYTES;
-        level.deaths.push(death);
-        level.size_bytes > LIMIT_BYTES
+        level.note(table, append);
+        level.size_bytes() > LIMIT_BYTES
     });
     if is_much {
         // only what this level has noted: it is undone with what it writes
         let level = NOTED.with_borrow_mut(Vec::pop);
-        write(level.map(|level| level.deaths).unwrap_or_default())?;
+        level.map_or(Ok(()), Level::write)?;
     }
     Ok(())
 }
@@ -124,19 +172,11 @@ fn write_with_counters(table: RelId, key: &RowKey, residue: &Residue) -> Result<
 }
 
 fn write_all() {
-    let levels = NOTED.take();
-    if !levels.is_empty() {
-        or_raise(write(levels.into_iter().flat_map(|level| level.deaths).collect()));
+    let mut levels = NOTED.take().into_iter();
+    if let Some(mut all) = levels.next() {
+        levels.for_each(|level| all.append(level));
+        or_raise(all.write());
     }
-}
-
-fn write(mut deaths: Vec<Death>) -> Result<()> {
-    deaths.sort_unstable();
-    deaths.dedup();
-    let mut tombstones = Tombstones::default();
-    let result = tombstones.put_keys(deaths.iter().map(|death| (Oid::from(death.table.0), &death.key)));
-    tombstones.close();
-    result
 }
 
 fn ended() {
@@ -149,12 +189,9 @@ fn level_undone(depth: i32) {
 
 fn level_joined(depth: i32) {
     NOTED.with_borrow_mut(|levels| {
-        let Some(mut joined) = levels.pop_if(|last| last.depth == depth) else { return };
+        let Some(joined) = levels.pop_if(|last| last.depth == depth) else { return };
         match levels.last_mut() {
-            Some(above) if above.depth == depth - 1 => {
-                above.size_bytes += joined.size_bytes;
-                above.deaths.append(&mut joined.deaths);
-            }
+            Some(above) if above.depth == depth - 1 => above.append(joined),
             _ => levels.push(Level { depth: depth - 1, ..joined }),
         }
     });

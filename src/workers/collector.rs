@@ -17,7 +17,7 @@ use meld_core::time::Timestamp;
 
 use super::heartbeat::Beat;
 use super::registry;
-use crate::catalog::collection::{self, Blocks};
+use crate::catalog::collection::{self, Blocks, Heap};
 use crate::catalog::{Subscription, left_behind};
 use crate::conflict::residues::void_due;
 use crate::log::Result;
@@ -43,6 +43,8 @@ const BLOCKS_PER_SECOND: i64 = 100;
 
 pub struct Collector {
     database: Oid,
+    /// Which of [`Heap::ALL`] is looked through.
+    heap: usize,
     next_block: u32,
     /// Tombstones that this round has left.
     left: i64,
@@ -62,6 +64,7 @@ impl Collector {
         let now = Instant::now();
         Collector {
             database,
+            heap: 0,
             next_block: 0,
             left: 0,
             written: 0,
@@ -77,7 +80,7 @@ impl Collector {
     pub fn go(&mut self, beat: &Beat, subscriptions: &[Subscription]) -> Result<()> {
         self.expelled.retain(|node, _| beat.collection.left_behind.contains(node));
         let started = Instant::now();
-        if started < self.next_go || beat.collection.up_to == Timestamp::MIN {
+        if started < self.next_go {
             return Ok(());
         }
         // in case that it fails, so that it does not fail every second
@@ -89,24 +92,25 @@ impl Collector {
 
     /// Goes from piece to piece; whether the round has ended.
     fn pieces(&mut self, started: Instant, beat: &Beat, subscriptions: &[Subscription]) -> Result<bool> {
-        if self.next_block == 0 && !self.is_round_due()? {
+        if (self.heap, self.next_block) == (0, 0) && !self.is_round_due()? {
             return Ok(true);
         }
         loop {
-            let total = xact::in_transaction(|_| collection::blocks())?;
-            let piece = Blocks { from: self.next_block, to: self.next_block.saturating_add(PIECE_BLOCKS) };
-            if piece.from >= total {
+            let Some(&of) = Heap::ALL.get(self.heap) else {
                 self.end_round(beat)?;
                 return Ok(true);
+            };
+            let total = xact::in_transaction(|_| collection::blocks(of))?;
+            let piece = Blocks { of, from: self.next_block, to: self.next_block.saturating_add(PIECE_BLOCKS) };
+            if piece.from >= total {
+                (self.heap, self.next_block) = (self.heap + 1, 0);
+                continue;
             }
             if !self.may_remove(piece, beat, subscriptions)? {
                 return Ok(false);
             }
-            xact::in_transaction(|xact| void_due(xact, piece.from, piece.to, beat.collection.up_to))?;
-            self.left += xact::in_transaction(|_| {
-                collection::remove_tombstones(piece, beat.collection.up_to)?;
-                collection::count(piece)
-            })?;
+            remove(piece, beat.collection.up_to)?;
+            self.left += xact::in_transaction(|_| collection::count(piece))?;
             self.make_explicit(piece)?;
             self.next_block = piece.to;
             if started.elapsed() >= GO || worker::shutdown_requested() {
@@ -125,11 +129,11 @@ impl Collector {
 
     fn end_round(&mut self, beat: &Beat) -> Result<()> {
         // parked work may hold an older void of the same tombstone
-        if !beat.is_any_parked {
+        if !beat.is_any_parked && beat.collection.up_to != Timestamp::MIN {
             xact::in_transaction(|_| collection::remove_voids(beat.collection.up_to, PIECE_ROWS))?;
         }
         self.written_before = (self.left == 0).then_some(self.written);
-        self.next_block = 0;
+        (self.heap, self.next_block) = (0, 0);
         self.left = 0;
         self.last_round = Instant::now();
         self.remove_overrides()
@@ -138,7 +142,8 @@ impl Collector {
     /// Writes down and ends what has to be before anything in these blocks may go. False if that is not over yet.
     fn may_remove(&mut self, piece: Blocks, beat: &Beat, subscriptions: &[Subscription]) -> Result<bool> {
         let Collection { up_to, left_behind: away, .. } = &beat.collection;
-        if away.is_empty() || !xact::in_transaction(|_| collection::any_due(piece, *up_to))? {
+        if away.is_empty() || *up_to == Timestamp::MIN || !xact::in_transaction(|_| collection::any_due(piece, *up_to))?
+        {
             return Ok(true);
         }
         xact::in_transaction(|_| {
@@ -188,4 +193,16 @@ impl Collector {
         self.next_overrides = Instant::now() + rest.max(OVERRIDES_REST);
         Ok(())
     }
+}
+
+/// Removes what is due in these blocks.
+fn remove(piece: Blocks, up_to: Timestamp) -> Result<()> {
+    // nobody has been heard of yet
+    if up_to == Timestamp::MIN {
+        return Ok(());
+    }
+    if piece.of == Heap::Singles {
+        xact::in_transaction(|xact| void_due(xact, piece.from, piece.to, up_to))?;
+    }
+    xact::in_transaction(|_| collection::remove_tombstones(piece, up_to)).map(drop)
 }
