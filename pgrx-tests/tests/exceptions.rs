@@ -33,8 +33,10 @@ fn rows_that_exclude_each_other_only_on_the_subscriber() {
     assert_eq!(parked(n2), [""; 0]);
     assert_eq!(n2.values::<i32>("SELECT id FROM room ORDER BY id"), [2, 3]);
     compare::equal(&cluster);
-    let told = "SELECT count(*) FROM meld.resolutions WHERE relname = 'room'";
-    assert_eq!(n2.value::<i64>(told), 1);
+    let told = "SELECT conflict_resolution || ': ' || (local_row ->> 'id') || ' for ' || (remote_row ->> 'id')
+                FROM meld.resolutions WHERE relname = 'room' AND index_name = 'once'";
+    assert_eq!(n2.values::<String>(told), ["apply_remote: 1 for 2"]);
+    assert_eq!(n2.value::<i64>("SELECT count(*) FROM meld.resolutions WHERE relname = 'room'"), 1);
     cluster.finish();
 }
 

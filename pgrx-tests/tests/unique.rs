@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use meld_cluster_tests::resolutions::Resolution;
 use meld_cluster_tests::{Cluster, Node, Plan, compare, fault, mesh, resolutions, settle, stamps, wait};
 use serde_json::{Value, json};
 
@@ -38,16 +39,31 @@ fn assert_agreement(cluster: &Cluster) {
     stamps::agree(&nodes, "u", &keys);
 }
 
+/// The row that an entry of the history calls beaten.
+fn loser(entry: &Resolution) -> Option<Value> {
+    match entry.resolution.as_str() {
+        "apply_remote" => entry.local.clone()?.row,
+        _ => entry.remote.row.clone(),
+    }
+}
+
 /// Whole rows that a node's history calls beaten.
 fn losers(node: &Node) -> Vec<(String, Value)> {
-    let loser = |entry: resolutions::Resolution| {
-        let row = match entry.resolution.as_str() {
-            "apply_remote" => entry.local?.row?,
-            _ => entry.remote.row?,
-        };
-        Some((entry.conflict, row))
-    };
-    resolutions::of(node, "u").into_iter().filter_map(loser).collect()
+    resolutions::of(node, "u").into_iter().filter_map(|entry| Some((entry.conflict.clone(), loser(&entry)?))).collect()
+}
+
+/// In which index a node's history says that the row with this id has lost, and to which one. `None` for an index: the
+/// entry does not say.
+#[track_caller]
+fn lost_in(node: &Node, id: i32) -> Vec<(Option<String>, Option<i64>)> {
+    let entries = resolutions::of(node, "u").into_iter();
+    let of_row = entries.filter(|entry| loser(entry).is_some_and(|row| row["id"] == id));
+    of_row
+        .map(|entry| {
+            let by = entry.remote.row.filter(|_| entry.resolution == "apply_remote");
+            (entry.index, by.and_then(|row| row["id"].as_i64()))
+        })
+        .collect()
 }
 
 fn row(id: i32, a: i32, b: i32, c: &str, v: &str) -> Value {
@@ -106,6 +122,11 @@ fn the_later_of_two_rows_stays() {
             for lost in &lost {
                 let times = all.iter().filter(|(kind, row)| (kind.as_str(), row) == (lost.0, &lost.1)).count();
                 assert_eq!(times, 1, "{} lists {lost:?} once: {all:#?}", node.name);
+            }
+            // one removed the row that it had for the later one, the other one did not let it in
+            for (lost, by, index) in [(1, 5, "u_a_key"), (2, 6, "u_b_idx"), (4, 8, "u_lower_expr_idx")] {
+                let by = (node.name == early.name).then_some(i64::from(id(by)));
+                assert_eq!(lost_in(node, id(lost)), [(Some(index.to_owned()), by)], "{} of {lost}", node.name);
             }
             node.batch("DELETE FROM meld.resolutions");
         }

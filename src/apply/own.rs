@@ -12,6 +12,7 @@ use meld_core::converge::{self, First, LinkedStore, Outcome};
 use meld_core::ids::RelId;
 use meld_core::time::Stamp;
 
+use super::clashed::Clashed;
 use super::clock::wait_until_past;
 use super::fetched::Fetched;
 use super::row::Row;
@@ -35,6 +36,7 @@ pub fn carry_out(
     first: &[First<Row>],
     led_by: RemoteContext,
     fetched: &mut Fetched,
+    clashed: &mut Clashed,
     around: &mut Surroundings<'_>,
     conflicts: &mut Vec<ConflictType>,
 ) -> Result<bool> {
@@ -44,7 +46,7 @@ pub fn carry_out(
     loop {
         // what is committed under no origin is this node's own
         let without_origin = WithoutOrigin::begin();
-        let round = trap(|| one_round(first, led_by, &alone, fetched, around, conflicts));
+        let round = trap(|| one_round(first, led_by, &alone, fetched, clashed, around, conflicts));
         drop(without_origin);
         match round? {
             Round::Committed => return Ok(true),
@@ -59,6 +61,7 @@ fn one_round(
     led_by: RemoteContext,
     alone: &BTreeSet<RelId>,
     fetched: &mut Fetched,
+    clashed: &mut Clashed,
     around: &mut Surroundings<'_>,
     conflicts: &mut Vec<ConflictType>,
 ) -> Result<Round> {
@@ -69,6 +72,7 @@ fn one_round(
         writers: around.writers,
         fetched,
         fetcher: around.fetcher,
+        clashed,
         remote: led_by,
         committer: Committer::Own,
         in_hand: None,

@@ -11,6 +11,7 @@ use meld_core::value::Tuple;
 use meld_core::wire::{self, Message, RelationDescription, Update};
 use pgrx::prelude::PgSqlErrorCode;
 
+use super::clashed::Clashed;
 use super::fetched::Fetched;
 use super::row::Row;
 use super::store::{Committer, HeapStore, InHand, RemoteContext, Said, contribution};
@@ -26,6 +27,7 @@ pub struct Step<'s, 'w> {
     pub tables: &'s mut Tables,
     pub around: &'s mut Surroundings<'w>,
     pub fetched: &'s mut Fetched,
+    pub clashed: &'s mut Clashed,
     pub remote: RemoteContext,
     pub counts: &'s mut Counts,
     pub doing: &'s mut Option<(Operation, RelId)>,
@@ -174,6 +176,7 @@ impl Step<'_, '_> {
             writers: self.around.writers,
             fetched: self.fetched,
             fetcher: self.around.fetcher,
+            clashed: self.clashed,
             remote: self.remote,
             committer: Committer::Remote,
             in_hand,

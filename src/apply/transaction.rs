@@ -31,6 +31,7 @@ use meld_core::wire::{Begin, Commit, Message, RelationDescription};
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::aside::Aside;
+use super::clashed::Clashed;
 use super::clock::wait_until_past;
 use super::fetch::Fetcher;
 use super::fetched::Fetched;
@@ -93,6 +94,7 @@ pub struct RemoteTransaction {
     /// Relations that the transaction described anew, as they were known before.
     redescribed: Vec<(RelId, Rc<RelationDescription>)>,
     fetched: Fetched,
+    clashed: Clashed,
     /// Tables on which nobody else may be at work in the next try.
     alone: BTreeSet<RelId>,
     /// Of removals that were committed on the way.
@@ -140,6 +142,7 @@ impl RemoteTransaction {
             kept: Kept::default(),
             redescribed: Vec::new(),
             fetched: Fetched::default(),
+            clashed: Clashed::default(),
             alone: BTreeSet::new(),
             removals: Vec::new(),
             rounds: 0,
@@ -254,6 +257,7 @@ impl RemoteTransaction {
                 tables,
                 around,
                 fetched: &mut self.fetched,
+                clashed: &mut self.clashed,
                 remote,
                 counts: &mut self.counts,
                 doing: &mut self.doing,
@@ -280,8 +284,9 @@ impl RemoteTransaction {
         }
         let Some(tables) = &mut self.tables else { return Ok(Try::Empty) };
         if !tables.dangling.is_empty() {
-            let (fetched, counts, doing) = (&mut self.fetched, &mut self.counts, &mut self.doing);
-            let mut step = step::Step { tables, around, fetched, remote, counts, doing };
+            let (fetched, clashed) = (&mut self.fetched, &mut self.clashed);
+            let (counts, doing) = (&mut self.counts, &mut self.doing);
+            let mut step = step::Step { tables, around, fetched, clashed, remote, counts, doing };
             match step.check_foreign_keys()? {
                 Outcome::Applied | Outcome::Ignored => {}
                 Outcome::First(first) => return Ok(Try::First(first)),
@@ -309,7 +314,7 @@ impl RemoteTransaction {
     fn carry_out(&mut self, first: &[First<Row>], around: &mut Surroundings<'_>) -> Result<()> {
         let mut conflicts = Vec::new();
         let remote = self.remote();
-        if !own::carry_out(first, remote, &mut self.fetched, around, &mut conflicts)? {
+        if !own::carry_out(first, remote, &mut self.fetched, &mut self.clashed, around, &mut conflicts)? {
             return Err(step::undecided_before("a row that has to be removed"));
         }
         self.removals.append(&mut conflicts);

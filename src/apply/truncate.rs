@@ -161,6 +161,7 @@ fn record_lost(
             conflict,
             schema: &description.schema,
             table: &description.name,
+            index: None,
             key_columns: table.key_columns(),
             key_source: row.clone(),
             local: Version { stamp: Some(*stamp), row: Some(row.clone()) },

@@ -26,6 +26,8 @@ pub struct ConflictRecord<'a> {
     pub conflict: Conflict,
     pub schema: &'a str,
     pub table: &'a str,
+    /// In which two rows with different keys clashed, where that is known.
+    pub index: Option<String>,
     /// Names of the key columns, whose values are in `key_source`.
     pub key_columns: Vec<String>,
     /// JSON text of a row that has the key.
@@ -40,9 +42,10 @@ pub struct ConflictRecord<'a> {
 
 const INSERT: &str = "
     INSERT INTO meld.resolutions (nspname, relname, conflict_type, conflict_resolution, key, local_origin,
-        local_commit_ts, local_row, remote_origin, remote_commit_ts, remote_row, remote_commit_lsn, remote_xid)
+        local_commit_ts, local_row, remote_origin, remote_commit_ts, remote_row, remote_commit_lsn, remote_xid,
+        index_name)
     SELECT $1, $2, $3, $4, (SELECT jsonb_object_agg(k, $5::jsonb -> k) FROM unnest($6) k), $7,
-        $8, $9::jsonb, $10, $11, $12::jsonb - $13, $14::pg_lsn, $15::xid
+        $8, $9::jsonb, $10, $11, $12::jsonb - $13, $14::pg_lsn, $15::xid, $16
     RETURNING key::text";
 
 thread_local! {
@@ -61,7 +64,7 @@ pub fn record(record: &ConflictRecord<'_>) -> Result<()> {
 fn store(record: &ConflictRecord<'_>) -> Result<Option<String>> {
     let time = |stamp: Option<Stamp>| stamp.and_then(|s| TimestampWithTimeZone::try_from(s.commit_ts.0).ok());
     let node = |stamp: Option<Stamp>| stamp.map(|s| i32::from(s.node.0));
-    let arguments: [DatumWithOid<'_>; 15] = [
+    let arguments: [DatumWithOid<'_>; 16] = [
         record.schema.into(),
         record.table.into(),
         record.conflict.kind.name().into(),
@@ -77,6 +80,7 @@ fn store(record: &ConflictRecord<'_>) -> Result<Option<String>> {
         record.unchanged_columns.clone().into(),
         record.remote_commit_lsn.to_string().into(),
         record.remote_xid.0.to_string().into(),
+        record.index.as_deref().into(),
     ];
     PLAN.with_borrow_mut(|plan| {
         Spi::connect_mut(|client| {
@@ -104,6 +108,7 @@ fn argument_types() -> Vec<PgOid> {
         PgBuiltInOids::TIMESTAMPTZOID,
         PgBuiltInOids::TEXTOID,
         PgBuiltInOids::TEXTARRAYOID,
+        PgBuiltInOids::TEXTOID,
         PgBuiltInOids::TEXTOID,
         PgBuiltInOids::TEXTOID,
     ]

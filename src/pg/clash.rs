@@ -46,6 +46,8 @@ pub struct Clash {
     pub writer: Writer,
     /// Raw, of the version that is here.
     pub xmin: Xid,
+    /// Name of the first index in which it is in the way.
+    pub index: String,
 }
 
 impl Target {
@@ -239,7 +241,7 @@ impl Search<'_> {
                     return Round::Again;
                 }
                 let place = pgrx::itemptr::item_pointer_to_u64((*self.slot).tts_tid);
-                clashes.push((place, self.describe()));
+                clashes.push((place, self.describe(rule)));
             }
         }
         Round::Locked(clashes)
@@ -329,14 +331,14 @@ impl Search<'_> {
 
     /// # Safety
     /// The slot holds a locked row.
-    unsafe fn describe(&self) -> Clash {
+    unsafe fn describe(&self, rule: &Rule) -> Clash {
         let wanted: Vec<usize> = self.key.columns().collect();
         // SAFETY: after the first call all values stand in the slot's arrays
         unsafe {
             pg_sys::slot_getsomeattrs_int(self.slot, (*(*self.slot).tts_tupleDescriptor).natts);
             let key = self.columns.print(&wanted, (*self.slot).tts_values, (*self.slot).tts_isnull);
             let xmin = raw_xmin(self.slot);
-            Clash { key, writer: writer_in(self.slot), xmin: Xid(xmin.into_inner()) }
+            Clash { key, writer: writer_in(self.slot), xmin: Xid(xmin.into_inner()), index: rule.name() }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A [`Rule`] is made of an index that a [`super::target::Target`] has open, for one look for clashes, in the apply
 //! worker. It knows no rows, only their [`Entry`]s in that index, which [`super::clash`] makes and compares with it.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys;
 
@@ -61,6 +61,13 @@ pub(super) unsafe fn rules(result: *mut pg_sys::ResultRelInfo, key: pg_sys::Oid)
 }
 
 impl Rule {
+    /// The index's name.
+    pub(super) fn name(&self) -> String {
+        // SAFETY: an open index has its form, whose name ends with a zero
+        let name = unsafe { CStr::from_ptr((*(*self.index).rd_rel).relname.data.as_ptr()) };
+        name.to_string_lossy().into_owned()
+    }
+
     /// Whether a row with this entry can be in any other's way: not with a null, unless nulls count as equal.
     pub(super) fn can_clash(&self, entry: &Entry) -> bool {
         // SAFETY: the index is open, and so its description is there

@@ -103,6 +103,13 @@ mod tests {
         assert_eq!(clash.writer, Writer::ThisTransaction);
         assert_eq!(Some(clash.xmin.0.to_string()), text_of("SELECT xmin::text FROM t WHERE id = 1"));
         assert_eq!(clash.key, row(&["1", "null", "null", "null"]));
+        assert_eq!(clash.index, "t_a_key");
+        let indexes = |values| {
+            let clashes = clashes_of(&described("t", &columns), values);
+            clashes.into_iter().map(|clash| clash.index).collect::<Vec<_>>()
+        };
+        assert_eq!(indexes(&["4", "10", "x", "1"]), ["t_a_key"], "the first of three");
+        assert_eq!(indexes(&["4", "30", "y", "2"]), ["t_a_key", "t_b_key"]);
     }
 
     #[pg_test]

@@ -1,10 +1,10 @@
 //! What the store's functions are made of: looking, completing, burying, telling.
 
-use meld_core::conflict::Conflict;
+use meld_core::conflict::{Conflict, ConflictType};
 use meld_core::converge::{Grave, Here, LocalStamp, Operation, Values};
 use pgrx::prelude::PgSqlErrorCode;
 
-use super::{Committer, HeapStore, INSERT_ROUNDS, Seen};
+use super::{Committer, HeapStore, INSERT_ROUNDS, Met, Seen};
 use crate::apply::row::Row;
 use crate::apply::tables::OpenTable;
 use crate::conflict::tombstones::NewTombstone;
@@ -121,18 +121,45 @@ impl HeapStore<'_> {
     }
 
     /// The rows that the row in the target's remote slot clashes with.
-    pub(super) fn clashes_at(&mut self, table: usize) -> Result<Vec<(Row, LocalStamp)>> {
+    pub(super) fn clashes_at(&mut self, table: usize, row: &Row) -> Result<Vec<(Row, LocalStamp)>> {
         let clashes = self.open(table).target.clashes()?;
+        let Some(first_index) = clashes.first().map(|clash| clash.index.clone()) else { return Ok(Vec::new()) };
         let mut rows = Vec::with_capacity(clashes.len());
-        for Clash { key, writer, xmin } in clashes {
+        let mut indexes = Vec::with_capacity(clashes.len());
+        for Clash { key, writer, xmin, index } in clashes {
             let explicit = self.tables.explicit_stamp(table, xmin, |target| target.key_of_tuple(&key))?;
             let stamp = match explicit {
                 Some(stamp) => LocalStamp::Known(stamp),
                 None => self.writers.stamp(writer)?,
             };
-            rows.push((Row::named(self.open(table).name_of_key(&key)), stamp));
+            let in_the_way = Row::named(self.open(table).name_of_key(&key));
+            indexes.push((in_the_way.clone(), index));
+            rows.push((in_the_way, stamp));
         }
+        let json = self.open(table).target.row_json(RowSide::Remote);
+        self.clashed.note(row, json, indexes, first_index);
         Ok(rows)
+    }
+
+    /// What is known of the clash in a unique index or exclusion constraint for which the row goes. Rows with one key
+    /// are in conflict by their key, and what another node has removed it has told of itself.
+    pub(super) fn clash_of(&mut self, row: &Row, conflict: Conflict, here: Here) -> Option<(String, Option<String>)> {
+        use ConflictType::{InsertExists, MultipleUniqueConflicts, UpdateExists};
+        if !matches!(conflict.kind, InsertExists | UpdateExists | MultipleUniqueConflicts) {
+            return None;
+        }
+        match (self.committer, here) {
+            (Committer::Own, Here::Live(_)) => {
+                self.clashed.in_the_way(row).map(|(index, by)| (index.to_owned(), Some(by.to_owned())))
+            }
+            (Committer::Remote, Here::Dead(_)) => {
+                self.name(row);
+                self.clashed.incoming(row).map(|index| (index.to_owned(), None))
+            }
+            (Committer::Own, Here::Dead(_) | Here::Nothing) | (Committer::Remote, Here::Live(_) | Here::Nothing) => {
+                None
+            }
+        }
     }
 
     /// The row in the target's slots goes, if there is one, and leaves a tombstone.
@@ -161,7 +188,9 @@ impl HeapStore<'_> {
         Ok(())
     }
 
-    pub(super) fn record_at(&mut self, table: usize, conflict: Conflict, here: Here, has_row: bool) -> Result<()> {
+    pub(super) fn record_at(&mut self, table: usize, met: Met, has_row: bool) -> Result<()> {
+        let Met { conflict, here, clash } = met;
+        let (index, given_way_to) = clash.unzip();
         let target = &self.tables.get(table).target;
         let remote_json = target.row_json(RowSide::Remote);
         let local = match here {
@@ -180,10 +209,14 @@ impl HeapStore<'_> {
             conflict,
             schema: target.schema(),
             table: target.name(),
+            index,
             key_columns: target.key_columns(),
             key_source: remote_json.clone(),
             local,
-            remote: Version { stamp: Some(self.remote.stamp), row: has_row.then_some(remote_json) },
+            remote: Version {
+                stamp: Some(self.remote.stamp),
+                row: given_way_to.flatten().or(has_row.then_some(remote_json)),
+            },
             unchanged_columns: target.unchanged_columns(),
             remote_commit_lsn: self.remote.commit_lsn,
             remote_xid: self.remote.xid,

@@ -278,7 +278,7 @@ impl LinkedStore for HeapStore<'_> {
             let Some(InHand { table, .. }) = store.in_hand else { return Err(not_in_hand()) };
             let Some(links) = store.tables.links(table)? else { return Ok(Vec::new()) };
             // completes the row
-            store.clashes_at(table)?;
+            store.clashes_at(table, row)?;
             store.open(table).target.missing_parents(RowSide::Remote, &links.parents)
         })?;
         missing.into_iter().map(|parent| self.name_parent(parent)).collect()

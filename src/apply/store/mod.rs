@@ -17,6 +17,7 @@ use meld_core::time::Stamp;
 pub use self::counter::{Said, contribution};
 use self::heap::not_in_hand;
 pub use self::linked::overtaken;
+use super::clashed::Clashed;
 use super::fetch::Fetcher;
 use super::fetched::Fetched;
 use super::row::Row;
@@ -63,6 +64,14 @@ pub struct InHand {
     has_fetched: bool,
 }
 
+/// A conflict that is to be told of.
+struct Met {
+    conflict: Conflict,
+    here: Here,
+    /// The index in which the row clashed, and the row that it gave way to, where it is known and the row was here.
+    clash: Option<(String, Option<String>)>,
+}
+
 /// What is there of a row, beside its stamp.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 struct Seen {
@@ -76,6 +85,7 @@ pub struct HeapStore<'s> {
     pub writers: &'s mut Writers,
     pub fetched: &'s mut Fetched,
     pub fetcher: &'s mut Fetcher,
+    pub clashed: &'s mut Clashed,
     pub remote: RemoteContext,
     pub committer: Committer,
     pub in_hand: Option<InHand>,
@@ -214,16 +224,17 @@ impl RowStore for HeapStore<'_> {
         self.name(row);
         self.take(row, values)?;
         let Some(table) = self.in_hand.as_ref().map(|in_hand| in_hand.table) else { return Err(not_in_hand()) };
-        self.clashes_at(table)
+        self.clashes_at(table, row)
     }
 
     fn record(&mut self, row: &Row, conflict: Conflict, here: Here) -> Result<()> {
         self.conflicts.push(conflict.kind);
+        let found = Met { conflict, here, clash: self.clash_of(row, conflict, here) };
         match self.in_hand(row) {
-            Some((table, operation)) => self.record_at(table, conflict, here, operation != Operation::Delete),
+            Some((table, operation)) => self.record_at(table, found, operation != Operation::Delete),
             None => self.at(row, |store, table| {
                 store.open(table).target.find(true, Snapshots::Fresh)?;
-                store.record_at(table, conflict, here, false)
+                store.record_at(table, found, false)
             }),
         }
     }
