@@ -24,6 +24,20 @@ pub struct Failure {
     pub hint: Option<String>,
 }
 
+/// How loud something is told; all of them go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogLevel {
+    Debug5,
+    Debug4,
+    Debug3,
+    Debug2,
+    Debug1,
+    Info,
+    Notice,
+    Warning,
+    Log,
+}
+
 impl Failure {
     pub fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Failure {
         Failure { code, message: message.into(), detail: None, hint: None }
@@ -79,6 +93,23 @@ impl Failure {
     /// Writes it to the server log only.
     pub fn log(self) {
         go_on_after(self.report(), PgLogLevel::LOG);
+    }
+
+    /// Writes it to the server log, at a level below ERROR, and goes on.
+    pub fn log_at(self, level: LogLevel) {
+        let (level, code) = match level {
+            LogLevel::Debug5 => (PgLogLevel::DEBUG5, self.code),
+            LogLevel::Debug4 => (PgLogLevel::DEBUG4, self.code),
+            LogLevel::Debug3 => (PgLogLevel::DEBUG3, self.code),
+            LogLevel::Debug2 => (PgLogLevel::DEBUG2, self.code),
+            LogLevel::Debug1 => (PgLogLevel::DEBUG1, self.code),
+            LogLevel::Info => (PgLogLevel::INFO, self.code),
+            LogLevel::Notice => (PgLogLevel::NOTICE, self.code),
+            // the server's own code for a warning of no special kind
+            LogLevel::Warning => (PgLogLevel::WARNING, PgSqlErrorCode::ERRCODE_WARNING),
+            LogLevel::Log => (PgLogLevel::LOG, self.code),
+        };
+        go_on_after(Failure { code, ..self }.report(), level);
     }
 
     /// Tells the client only, and goes on.

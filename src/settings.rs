@@ -6,11 +6,59 @@ use meld_core::clock::SkewAction;
 use meld_core::converge::Policy;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
+use crate::log::LogLevel;
+
 /// Byte bound of the queue between receiver and apply, in kB.
 pub static APPLY_QUEUE_SIZE_KB: GucSetting<i32> = GucSetting::<i32>::new(16 * 1024);
 
 /// Whether conflicts are stored in `meld.resolutions`.
 pub static SAVE_RESOLUTIONS: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+/// Level of the line in the server log for each conflict.
+pub static CONFLICT_LOG_LEVEL: GucSetting<ConflictLogLevel> =
+    GucSetting::<ConflictLogLevel>::new(ConflictLogLevel::Log);
+
+/// Values of `meld.conflict_log_level`: the server's names, but for those that end a statement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PostgresGucEnum)]
+pub enum ConflictLogLevel {
+    #[name = c"debug5"]
+    Debug5,
+    #[name = c"debug4"]
+    Debug4,
+    #[name = c"debug3"]
+    Debug3,
+    #[name = c"debug2"]
+    Debug2,
+    #[name = c"debug1"]
+    Debug1,
+    #[name = c"info"]
+    Info,
+    #[name = c"notice"]
+    Notice,
+    #[name = c"warning"]
+    Warning,
+    #[name = c"log"]
+    Log,
+}
+
+impl From<ConflictLogLevel> for LogLevel {
+    fn from(setting: ConflictLogLevel) -> LogLevel {
+        match setting {
+            ConflictLogLevel::Debug5 => LogLevel::Debug5,
+            ConflictLogLevel::Debug4 => LogLevel::Debug4,
+            ConflictLogLevel::Debug3 => LogLevel::Debug3,
+            ConflictLogLevel::Debug2 => LogLevel::Debug2,
+            ConflictLogLevel::Debug1 => LogLevel::Debug1,
+            ConflictLogLevel::Info => LogLevel::Info,
+            ConflictLogLevel::Notice => LogLevel::Notice,
+            ConflictLogLevel::Warning => LogLevel::Warning,
+            ConflictLogLevel::Log => LogLevel::Log,
+        }
+    }
+}
+
+/// Age at which entries of `meld.resolutions` are removed, in seconds; negative: never.
+pub static RESOLUTIONS_RETENTION_S: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60 * 60);
 
 /// How long a local commit waits for a clock that was stepped back.
 pub static COMMIT_WAIT_LIMIT_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
@@ -175,14 +223,6 @@ pub fn register() {
         GucContext::Sighup,
         GucFlags::UNIT_KB,
     );
-    GucRegistry::define_bool_guc(
-        c"meld.save_resolutions",
-        c"Stores each conflict and its outcome in meld.resolutions.",
-        c"",
-        &SAVE_RESOLUTIONS,
-        GucContext::Sighup,
-        GucFlags::default(),
-    );
     GucRegistry::define_enum_guc(
         c"meld.foreign_key_conflict",
         c"What gives way when a row was deleted to which a row of another node refers.",
@@ -191,6 +231,7 @@ pub fn register() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    register_conflicts();
     register_clock();
     register_exceptions();
     GucRegistry::define_int_guc(
@@ -218,6 +259,35 @@ pub fn register() {
         c"Node number in snowflake ids.",
         c"0 stands for the id of the local meld node.",
         &SNOWFLAKE_NODE,
+    );
+}
+
+fn register_conflicts() {
+    GucRegistry::define_bool_guc(
+        c"meld.save_resolutions",
+        c"Stores each conflict and its outcome in meld.resolutions.",
+        c"",
+        &SAVE_RESOLUTIONS,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"meld.conflict_log_level",
+        c"Level of the line that is written to the server log for each conflict.",
+        c"Whether such a level is written at all is for log_min_messages to say.",
+        &CONFLICT_LOG_LEVEL,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"meld.resolutions_retention",
+        c"Age at which entries of meld.resolutions are removed.",
+        c"-1 keeps them for ever.",
+        &RESOLUTIONS_RETENTION_S,
+        -1,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
     );
 }
 

@@ -19,6 +19,7 @@ pub mod reference;
 pub mod relation;
 pub mod repset;
 pub mod residue;
+pub mod resolution;
 pub mod row_keys;
 pub mod row_trigger;
 pub mod sequence;

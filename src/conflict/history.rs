@@ -138,7 +138,9 @@ fn log(record: &ConflictRecord<'_>, key: Option<&str>) {
     if let Some(key) = key {
         detail.push_str(&format!("; key {key}"));
     }
-    Failure::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message).detail(detail + ".").log();
+    Failure::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message)
+        .detail(detail + ".")
+        .log_at(settings::CONFLICT_LOG_LEVEL.get().into());
 }
 
 fn format_time(time: Timestamp) -> String {

@@ -6,7 +6,8 @@
 //! doubling to 5 s, back to 200 ms after it ran for a minute.
 //!
 //! At each look it also puts right the row triggers of replicated tables that somebody switched off. Between the looks it
-//! lets the node's heartbeats go (`heartbeat`), and removes what they show to be needed no more (`collector`).
+//! lets the node's heartbeats go (`heartbeat`), removes what they show to be needed no more (`collector`), and what is too
+//! old in the history of conflicts (`pruner`).
 //!
 //! It ends with its node: `node_drop` and DROP EXTENSION wake it through the catalog, so that the database can be
 //! dropped. Its look at the catalog gives up soon when a table is locked, so that it is never the reason why DROP
@@ -20,6 +21,7 @@ use pgrx::prelude::PgSqlErrorCode;
 
 use super::collector::Collector;
 use super::heartbeat::{self, Heart};
+use super::pruner::Pruner;
 use super::registry::{self, Entry};
 use super::supervisor::no_place;
 use crate::catalog::{self, Subscription};
@@ -149,6 +151,7 @@ struct Manager {
     subscriptions: Vec<Subscription>,
     heart: Heart,
     collector: Collector,
+    pruner: Pruner,
     links: HashMap<i32, Link>,
     /// The worker that looks at other servers from time to time.
     keeper: Option<Launched>,
@@ -177,6 +180,7 @@ impl Manager {
             subscriptions: Vec::new(),
             heart: Heart::new(database),
             collector: Collector::new(database),
+            pruner: Pruner::new(),
             links: HashMap::new(),
             keeper: None,
             full: false,
@@ -199,11 +203,10 @@ impl Manager {
             Some(beat) => self.collector.go(&beat, &self.subscriptions),
             None => Ok(()),
         });
-        if let Err(failure) = outcome
-            && !is_drop_under_way(&failure)
-            && !worker::shutdown_requested()
-        {
-            failure.warn();
+        for failure in [outcome, trap(|| self.pruner.go())].into_iter().filter_map(Result::err) {
+            if !is_drop_under_way(&failure) && !worker::shutdown_requested() {
+                failure.warn();
+            }
         }
     }
 

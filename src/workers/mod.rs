@@ -8,6 +8,7 @@
 mod collector;
 mod heartbeat;
 mod manager;
+mod pruner;
 pub mod registry;
 pub mod replay;
 mod supervisor;
