@@ -6,7 +6,7 @@
 //! after that look, and its writer has raised the counter. (Raised before the write only, it could be read, and the
 //! table seen empty, in between.)
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
@@ -45,8 +45,6 @@ pub enum Kind {
 thread_local! {
     /// Tables without rows of the kind, and what their counter said before that was seen.
     static EMPTY: RefCell<HashMap<(u32, Kind), u32>> = RefCell::default();
-    /// That of the table that was asked for last, which a statement asks for at each of its rows.
-    static LAST_EMPTY: Cell<Option<((u32, Kind), u32)>> = const { Cell::new(None) };
 }
 
 fn counter(table: Oid, kind: Kind) -> Option<&'static AtomicU32> {
@@ -68,11 +66,7 @@ pub fn may_exist(table: Oid, kind: Kind, rows: &KeyedTable) -> Result<bool> {
     let Some(counter) = counter(table, kind) else { return Ok(true) };
     let before = counter.load(SeqCst);
     let key = (table.to_u32(), kind);
-    if LAST_EMPTY.get() == Some((key, before)) {
-        return Ok(false);
-    }
     if EMPTY.with_borrow(|empty| empty.get(&key) == Some(&before)) {
-        LAST_EMPTY.set(Some((key, before)));
         return Ok(false);
     }
     let mut found = false;
@@ -85,4 +79,24 @@ pub fn may_exist(table: Oid, kind: Kind, rows: &KeyedTable) -> Result<bool> {
         false => empty.insert(key, before),
     });
     Ok(found)
+}
+
+/// That a table was seen without rows of a kind.
+#[derive(Clone, Copy)]
+pub struct Emptiness {
+    counter: &'static AtomicU32,
+    before: u32,
+}
+
+impl Emptiness {
+    /// Whether it is so still.
+    pub fn holds(&self) -> bool {
+        self.counter.load(SeqCst) == self.before
+    }
+}
+
+/// What this process has seen when it asked last whether there [may be](may_exist) any: if there was none.
+pub fn emptiness(table: Oid, kind: Kind) -> Option<Emptiness> {
+    let before = EMPTY.with_borrow(|empty| empty.get(&(table.to_u32(), kind)).copied())?;
+    counter(table, kind).map(|counter| Emptiness { counter, before })
 }

@@ -152,7 +152,7 @@ impl Tombstones {
         if keys.is_empty() {
             return Ok(());
         }
-        self.rows.insert_keys(keys.iter().map(|&key| (table, key)))?;
+        keys.iter().try_for_each(|key| self.rows.insert(table, key, &[]))?;
         gate::raise(table, Kind::Tombstone);
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! those that build a cache's entry. They can't be unregistered and outlive every cache. So they touch no cache: they
 //! only write into the inbox of each one that still lives, and its owner empties that between two uses of an entry.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::{Rc, Weak};
 
@@ -29,27 +29,23 @@ pub struct Invalidations {
 }
 
 thread_local! {
-    static INBOXES: RefCell<Inboxes> = const { RefCell::new(Inboxes { registered: false, open: Vec::new() }) };
+    /// How often something changed, and one more; 0: nobody has asked yet.
+    static GENERATION: Cell<u64> = const { Cell::new(0) };
+    static INBOXES: RefCell<Vec<Inbox>> = const { RefCell::new(Vec::new()) };
 }
 
-struct Inboxes {
-    /// The server has our callbacks.
-    registered: bool,
-    open: Vec<Weak<RefCell<Option<Changed>>>>,
-}
+type Inbox = Weak<RefCell<Option<Changed>>>;
 
 impl Invalidations {
     /// Begins to listen.
     pub fn listen() -> Invalidations {
         let inbox = Rc::new(RefCell::new(None));
-        let registered = INBOXES.with_borrow_mut(|inboxes| {
-            inboxes.open.retain(|other| other.strong_count() > 0);
-            inboxes.open.push(Rc::downgrade(&inbox));
-            std::mem::replace(&mut inboxes.registered, true)
+        INBOXES.with_borrow_mut(|inboxes| {
+            inboxes.retain(|other| other.strong_count() > 0);
+            inboxes.push(Rc::downgrade(&inbox));
         });
-        if !registered {
-            register();
-        }
+        // from here on the server tells
+        generation();
         Invalidations { inbox }
     }
 
@@ -58,6 +54,15 @@ impl Invalidations {
         // a look first: this is asked once per change
         if self.inbox.borrow().is_none() { None } else { self.inbox.borrow_mut().take() }
     }
+}
+
+/// Rises with everything that changes: what was known of tables before may be wrong after.
+pub fn generation() -> u64 {
+    if GENERATION.get() == 0 {
+        GENERATION.set(1);
+        register();
+    }
+    GENERATION.get()
 }
 
 /// What a process knows of tables, until one changes.
@@ -119,8 +124,9 @@ fn register() {
 /// Writes into every inbox whose owner is there. Calls nothing of the server's, so it can't come here again. A process
 /// that is ending may have lost its inboxes already.
 fn note(write: impl Fn(&mut Changed)) {
+    GENERATION.set(GENERATION.get().wrapping_add(1));
     let _ = INBOXES.try_with(|inboxes| {
-        for inbox in inboxes.borrow().open.iter().filter_map(Weak::upgrade) {
+        for inbox in inboxes.borrow().iter().filter_map(Weak::upgrade) {
             write(inbox.borrow_mut().get_or_insert_default());
         }
     });

@@ -3,7 +3,7 @@
 //! The tables have `relid oid` and `key bytea`, or other bytes, as their first two columns and an index on both. Looking takes a snapshot
 //! of the moment, so that what was committed while this transaction waited for a lock is seen.
 
-use std::cell::Cell as Slot;
+use std::cell::{Cell as Slot, RefCell};
 use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ptr::null_mut;
@@ -14,7 +14,9 @@ use pgrx::prelude::PgSqlErrorCode;
 use pgrx::{FromDatum, IntoDatum, pg_sys};
 
 use super::Oid;
+use super::invalidation;
 use super::key_bytes::RowKey;
+use super::open_index::OpenIndex;
 use super::origin::{Writer, writer_of_row};
 use crate::log::{Failure, Result};
 
@@ -23,7 +25,21 @@ pub struct KeyedTable {
     name: &'static CStr,
     index_name: &'static CStr,
     opened: Slot<Option<Opened>>,
-    indexes: pg_sys::CatalogIndexState,
+    /// Opened for the first row that is stored.
+    indexes: Vec<OpenIndex>,
+}
+
+/// Where a table and its index are, as long as no table changes.
+#[derive(Clone, Copy)]
+struct Known {
+    name: &'static CStr,
+    generation: u64,
+    table: Oid,
+    index: Oid,
+}
+
+thread_local! {
+    static KNOWN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
 }
 
 #[derive(Clone, Copy)]
@@ -39,9 +55,8 @@ pub struct KeyedRow<'t> {
     tuple: pg_sys::HeapTuple,
 }
 
-/// How many rows are stored in one go: about a page. The server finds what a transaction holds of each descriptor by
-/// looking through all of it once there are more than 64.
-const KEYS_AT_ONCE: usize = 60;
+/// More than any of these tables has.
+const MAX_COLUMNS: usize = 16;
 
 /// Where a row is stored.
 #[derive(Clone, Copy)]
@@ -69,37 +84,61 @@ pub enum Sight {
 impl KeyedTable {
     /// `meld.<name>`, not opened yet.
     pub const fn new(name: &'static CStr, index_name: &'static CStr) -> KeyedTable {
-        KeyedTable { name, index_name, opened: Slot::new(None), indexes: null_mut() }
+        KeyedTable { name, index_name, opened: Slot::new(None), indexes: Vec::new() }
     }
 
     fn opened(&self) -> Result<Opened> {
         if let Some(opened) = self.opened.get() {
             return Ok(opened);
         }
-        // SAFETY: inside a transaction; names that are not there give InvalidOid
-        unsafe {
-            let namespace = pg_sys::get_namespace_oid(c"meld".as_ptr(), true);
-            let oid = pg_sys::get_relname_relid(self.name.as_ptr(), namespace);
-            let index = pg_sys::get_relname_relid(self.index_name.as_ptr(), namespace);
-            if oid == pg_sys::InvalidOid || index == pg_sys::InvalidOid {
-                let message = format!("table \"meld.{}\" does not exist", self.name.to_string_lossy());
-                return Err(Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, message)
-                    .hint("Update the extension with ALTER EXTENSION meld UPDATE."));
-            }
-            let opened = Opened { relation: pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32), index };
-            self.opened.set(Some(opened));
-            Ok(opened)
+        let Known { table, index, .. } = self.known()?;
+        // SAFETY: inside a transaction; null if the table went meanwhile
+        let relation = unsafe { pg_sys::try_table_open(table, pg_sys::RowExclusiveLock as i32) };
+        if relation.is_null() {
+            return Err(self.missing());
         }
+        let opened = Opened { relation, index };
+        self.opened.set(Some(opened));
+        Ok(opened)
     }
 
-    /// Gives back everything but the lock.
+    fn known(&self) -> Result<Known> {
+        let generation = invalidation::generation();
+        let is_it = |known: &&Known| known.name == self.name && known.generation == generation;
+        if let Some(known) = KNOWN.with_borrow(|known| known.iter().find(is_it).copied()) {
+            return Ok(known);
+        }
+        // SAFETY: inside a transaction; names that are not there give InvalidOid
+        let (table, index) = unsafe {
+            let namespace = pg_sys::get_namespace_oid(c"meld".as_ptr(), true);
+            (
+                pg_sys::get_relname_relid(self.name.as_ptr(), namespace),
+                pg_sys::get_relname_relid(self.index_name.as_ptr(), namespace),
+            )
+        };
+        if table == pg_sys::InvalidOid || index == pg_sys::InvalidOid {
+            return Err(self.missing());
+        }
+        let found = Known { name: self.name, generation, table, index };
+        KNOWN.with_borrow_mut(|known| {
+            known.retain(|known| known.name != self.name);
+            known.push(found);
+        });
+        Ok(found)
+    }
+
+    fn missing(&self) -> Failure {
+        let message = format!("table \"meld.{}\" does not exist", self.name.to_string_lossy());
+        Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, message)
+            .hint("Update the extension with ALTER EXTENSION meld UPDATE.")
+    }
+
+    /// Gives back everything but the locks.
     pub fn close(self) {
         let Some(Opened { relation, .. }) = self.opened.get() else { return };
-        // SAFETY: opened by `opened` and `insert`, closed once
+        // SAFETY: opened by `opened` and `open_indexes`, closed once
         unsafe {
-            if !self.indexes.is_null() {
-                pg_sys::CatalogCloseIndexes(self.indexes);
-            }
+            self.indexes.iter().for_each(OpenIndex::close);
             pg_sys::table_close(relation, pg_sys::NoLock as i32);
         }
     }
@@ -199,61 +238,30 @@ impl KeyedTable {
         }
     }
 
-    /// Stores a row. It is seen by looks of this transaction after the next [`seen`].
+    /// Stores a row. It is seen by looks of this transaction after the next [`seen`]. Not for others to decode.
     pub fn insert(&mut self, relation: Oid, key: &[u8], rest: &[Cell<'_>]) -> Result<()> {
-        let Opened { relation: heap, .. } = self.opened()?;
-        // SAFETY: the table is open; values and tuple are copies in the current memory context
-        unsafe {
-            if self.indexes.is_null() {
-                // kept as long as the table is open
-                let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
-                self.indexes = pg_sys::CatalogOpenIndexes(heap);
-                pg_sys::MemoryContextSwitchTo(before);
+        let heap = self.opened()?.relation;
+        let mut values = [pg_sys::Datum::from(0_usize); MAX_COLUMNS];
+        let mut nulls = [true; MAX_COLUMNS];
+        let first = [relation.into_datum(), key.into_datum()];
+        for (i, value) in first.into_iter().chain(rest.iter().map(Cell::datum)).enumerate() {
+            if let Some(value) = value {
+                (values[i], nulls[i]) = (value, false);
             }
-            let mut values = vec![relation.into_datum(), key.into_datum()];
-            values.extend(rest.iter().map(Cell::datum));
-            let mut nulls: Vec<bool> = values.iter().map(Option::is_none).collect();
-            let mut datums: Vec<pg_sys::Datum> =
-                values.into_iter().map(|value| value.unwrap_or(pg_sys::Datum::from(0_usize))).collect();
-            let tuple = pg_sys::heap_form_tuple((*heap).rd_att, datums.as_mut_ptr(), nulls.as_mut_ptr());
-            pg_sys::CatalogTupleInsertWithInfo(heap, tuple, self.indexes);
-            pg_sys::heap_freetuple(tuple);
         }
-        Ok(())
-    }
-
-    /// Stores a row for each key, with null in all other columns. Faster for many in the order of the index.
-    pub fn insert_keys<'k>(&mut self, keys: impl Iterator<Item = (Oid, &'k [u8])>) -> Result<()> {
-        let Opened { relation: heap, .. } = self.opened()?;
-        let mut keys = keys.peekable();
-        // SAFETY: the table is open; the slots and what is in them live in a memory context of their own, which goes when
-        // all is stored, or with the transaction
+        if self.indexes.is_empty() {
+            // SAFETY: the table is open
+            self.indexes = unsafe { OpenIndex::all_of(heap) };
+        }
+        // SAFETY: the table is open, and no wider than the arrays; values and tuple are copies in the current memory context
         unsafe {
-            let context = pg_sys::AllocSetContextCreateInternal(
-                pg_sys::CurrentMemoryContext,
-                c"meld keys".as_ptr(),
-                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
-                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
-                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-            );
-            let before = pg_sys::MemoryContextSwitchTo(context);
-            let indexes = pg_sys::CatalogOpenIndexes(heap);
-            let mut slots = Vec::new();
-            while keys.peek().is_some() {
-                let mut count = 0;
-                for (of, key) in keys.by_ref().take(KEYS_AT_ONCE) {
-                    if count == slots.len() {
-                        slots.push(pg_sys::MakeSingleTupleTableSlot((*heap).rd_att, &pg_sys::TTSOpsHeapTuple));
-                    }
-                    fill(slots[count], of, key);
-                    count += 1;
-                }
-                pg_sys::CatalogTuplesMultiInsertWithInfo(heap, slots.as_mut_ptr(), count as i32, indexes);
+            let tuple = pg_sys::heap_form_tuple((*heap).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+            let command = pg_sys::GetCurrentCommandId(true);
+            pg_sys::heap_insert(heap, tuple, command, pg_sys::HEAP_INSERT_NO_LOGICAL as i32, null_mut());
+            for index in &self.indexes {
+                index.insert(heap, &values, &nulls, &mut (*tuple).t_self);
             }
-            slots.into_iter().for_each(|slot| pg_sys::ExecDropSingleTupleTableSlot(slot));
-            pg_sys::CatalogCloseIndexes(indexes);
-            pg_sys::MemoryContextSwitchTo(before);
-            pg_sys::MemoryContextDelete(context);
+            pg_sys::heap_freetuple(tuple);
         }
         Ok(())
     }
@@ -287,22 +295,6 @@ impl KeyedTable {
             )
             .raise();
         }
-    }
-}
-
-/// # Safety
-/// A slot for rows of a table of this kind. What was in it goes; the key's copy is the current memory context's.
-unsafe fn fill(slot: *mut pg_sys::TupleTableSlot, of: Oid, key: &[u8]) {
-    // SAFETY: a slot for the table's rows is as wide as they are
-    unsafe {
-        pg_sys::ExecClearTuple(slot);
-        let width = (*(*slot).tts_tupleDescriptor).natts as usize;
-        std::slice::from_raw_parts_mut((*slot).tts_isnull, width).fill(true);
-        for (place, datum) in [of.into_datum(), key.into_datum()].into_iter().enumerate() {
-            *(*slot).tts_values.add(place) = datum.unwrap_or(pg_sys::Datum::from(0_usize));
-            *(*slot).tts_isnull.add(place) = false;
-        }
-        pg_sys::ExecStoreVirtualTuple(slot);
     }
 }
 

@@ -40,6 +40,7 @@ mod names;
 pub mod nesting;
 pub mod nextval;
 pub mod numbers;
+mod open_index;
 pub mod origin;
 pub mod output;
 pub mod parents;

@@ -4,6 +4,7 @@
 //! this node) allocates nothing and asks the server two questions.
 
 use std::marker::PhantomData;
+use std::rc::Rc;
 
 use meld_core::ids::{RelId, Xid};
 use meld_core::value::Tuple;
@@ -11,7 +12,7 @@ use meld_core::wire::Replacing;
 use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
-use super::key_bytes::{self, RowKey};
+use super::key_bytes::{self, KeyColumns, RowKey};
 use super::origin::{Writer, writer_of_row};
 use super::{delta, row_key};
 use crate::log::{Failure, Result};
@@ -151,43 +152,60 @@ impl<'a> OldRow<'a> {
         Xid(unsafe { pg_sys::htup::HeapTupleHeaderGetRawXmin((*self.data.tg_trigtuple).t_data) }.into_inner())
     }
 
-    /// Its key as bytes, if the table has one that can be compared so.
-    pub fn row_key(&self) -> Option<RowKey> {
-        // SAFETY: the server keeps the table open and the row in memory for the call
-        unsafe {
-            let relation = self.data.tg_relation;
-            key_bytes::known(relation)?.of_tuple(self.data.tg_trigtuple, (*relation).rd_att)
-        }
+    /// Whether it is marked as visible to all.
+    pub fn is_frozen(&self) -> bool {
+        // SAFETY: the server's copy of the old row
+        let mask = u32::from(unsafe { (*(*self.data.tg_trigtuple).t_data).t_infomask });
+        mask & pg_sys::HEAP_XMIN_FROZEN == pg_sys::HEAP_XMIN_FROZEN
     }
 
-    /// Whether the change takes its key away: a DELETE, or an UPDATE that changes it. False for a table without a key, or
-    /// with one whose values can't be compared as bytes.
-    pub fn loses_key(&self) -> bool {
+    /// The columns of its key; none for a table without a key, or with one whose values can't be compared as bytes.
+    pub fn key_columns(&self) -> Option<Rc<KeyColumns>> {
+        // SAFETY: the server keeps the table open for the call
+        unsafe { key_bytes::known(self.data.tg_relation) }
+    }
+
+    /// Its key as bytes, if it has one.
+    pub fn row_key(&self) -> Option<RowKey> {
+        let mut bytes = Vec::new();
+        self.append_key(&*self.key_columns()?, &mut bytes).then_some(RowKey(bytes))
+    }
+
+    /// Its key, if the change takes it away.
+    pub fn lost_key(&self, columns: &KeyColumns) -> Option<RowKey> {
+        let mut bytes = Vec::new();
+        (self.loses_key(columns) && self.append_key(columns, &mut bytes)).then_some(RowKey(bytes))
+    }
+
+    /// Whether the change takes its key away: a DELETE, or an UPDATE that changes it.
+    pub fn loses_key(&self, columns: &KeyColumns) -> bool {
         // SAFETY: the server keeps the table open and both rows in memory for the call
         unsafe {
-            let relation = self.data.tg_relation;
-            let Some(columns) = key_bytes::known(relation) else { return false };
             match self.change {
                 Replacing::Delete | Replacing::Return => true,
-                Replacing::Update => columns.differ(self.data.tg_trigtuple, self.data.tg_newtuple, (*relation).rd_att),
+                Replacing::Update => {
+                    columns.differ(self.data.tg_trigtuple, self.data.tg_newtuple, (*self.data.tg_relation).rd_att)
+                }
             }
         }
     }
 
     /// Puts its key's bytes behind others; false if it has none, what is behind then means nothing.
-    pub fn append_key(&self, bytes: &mut Vec<u8>) -> bool {
+    pub fn append_key(&self, columns: &KeyColumns, bytes: &mut Vec<u8>) -> bool {
         // SAFETY: the server keeps the table open and the row in memory for the call
-        unsafe {
-            let relation = self.data.tg_relation;
-            let columns = key_bytes::known(relation);
-            columns.is_some_and(|columns| columns.append_tuple(bytes, self.data.tg_trigtuple, (*relation).rd_att))
-        }
+        unsafe { columns.append_tuple(bytes, self.data.tg_trigtuple, (*self.data.tg_relation).rd_att) }
     }
 
     /// Fingerprint of its key, if the table has one.
     pub fn key(&self) -> Option<u64> {
         // SAFETY: the server keeps the table open and the row in memory for the call
         unsafe { row_key::fingerprint(self.data.tg_relation, self.data.tg_trigtuple, false) }
+    }
+
+    /// Whether the table has delta columns.
+    pub fn has_counters(&self) -> Result<bool> {
+        // SAFETY: the server keeps the table open for the call
+        Ok(!unsafe { delta::of(self.data.tg_relation) }?.is_empty())
     }
 
     /// What the delta columns are before an UPDATE, if the table has any. What they will be must be numbers, too.

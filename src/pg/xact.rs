@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use crate::log::Result;
 
 /// The number of this process's transaction among those of its backend slot: another transaction has another one.
-pub(super) fn local_number() -> u32 {
+pub fn local_number() -> u32 {
     // SAFETY: a process that is connected to a database has an entry, which it alone writes here
     unsafe {
         #[cfg(any(feature = "pg15", feature = "pg16"))]

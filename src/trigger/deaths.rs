@@ -9,7 +9,7 @@
 //! when it is released. A row that was not deleted after all, since another trigger kept it, is still there, and a live
 //! row makes tombstones of its key meaningless.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use meld_core::converge::Grave;
 use meld_core::ids::{NodeId, RelId};
@@ -20,7 +20,7 @@ use crate::conflict::tombstones::{NewTombstone, Tombstones};
 use crate::log::{Failure, Result, or_raise};
 use crate::pg::Oid;
 use crate::pg::emptied::EmptiedTable;
-use crate::pg::key_bytes::RowKey;
+use crate::pg::key_bytes::{KeyColumns, RowKey};
 use crate::pg::keyed;
 use crate::pg::nesting::{self, Watch};
 use crate::pg::row_trigger::{OldRow, Residue};
@@ -30,6 +30,9 @@ crate::row_trigger_entry!(meld_truncate_trigger, pg_finfo_meld_truncate_trigger 
 
 /// Notes of one level beyond this are written before the transaction ends.
 const LIMIT_BYTES: usize = 4 << 20;
+
+/// Memory beyond this is not kept from one transaction to the next.
+const SPARE_BYTES: usize = 1 << 10;
 
 /// A key that has lost its row.
 #[derive(Clone, Copy)]
@@ -49,8 +52,19 @@ struct Level {
 }
 
 impl Level {
+    /// In the memory of one that is not needed any more, if there is such.
     fn at(depth: i32) -> Level {
-        Level { depth, notes: Vec::new(), keys: Vec::new() }
+        let mut level = SPARE.take().unwrap_or(Level { depth, notes: Vec::new(), keys: Vec::new() });
+        level.depth = depth;
+        level.notes.clear();
+        level.keys.clear();
+        level
+    }
+
+    fn spare(self) {
+        if self.keys.capacity() <= SPARE_BYTES {
+            SPARE.set(Some(self));
+        }
     }
 
     /// Notes the key that `append` puts behind the others, if it does.
@@ -77,23 +91,31 @@ impl Level {
         self.notes.extend(joined.notes.into_iter().map(|note| Note { at: note.at + behind, ..note }));
     }
 
-    fn write(self) -> Result<()> {
+    fn write(&self) -> Result<()> {
+        let mut tombstones = Tombstones::default();
+        let result = match self.notes.as_slice() {
+            [note] => tombstones.put_keys(Oid::from(note.table.0), &[self.key(note)]),
+            _ => self.write_all(&mut tombstones),
+        };
+        tombstones.close();
+        result
+    }
+
+    fn write_all(&self, tombstones: &mut Tombstones) -> Result<()> {
         let mut notes: Vec<(RelId, &[u8])> = self.notes.iter().map(|note| (note.table, self.key(note))).collect();
         notes.sort_unstable();
         notes.dedup();
-        let mut tombstones = Tombstones::default();
-        let result = notes.chunk_by(|one, other| one.0 == other.0).try_for_each(|of_table| {
+        notes.chunk_by(|one, other| one.0 == other.0).try_for_each(|of_table| {
             let keys: Vec<&[u8]> = of_table.iter().map(|&(_, key)| key).collect();
             tombstones.put_keys(Oid::from(of_table[0].0.0), &keys)
-        });
-        tombstones.close();
-        result
+        })
     }
 }
 
 thread_local! {
     /// From the outermost level inwards, without those that have noted nothing.
     static NOTED: RefCell<Vec<Level>> = const { RefCell::new(Vec::new()) };
+    static SPARE: Cell<Option<Level>> = const { Cell::new(None) };
 }
 
 /// Called when the library is loaded.
@@ -122,17 +144,20 @@ fn emptied(table: &EmptiedTable) {
 
 /// Notes the row's key if the change takes it away.
 pub fn note(row: &OldRow<'_>) -> Result<()> {
-    if !row.loses_key() {
-        return Ok(());
-    }
+    let Some(columns) = row.key_columns() else { return Ok(()) };
     match row.residue()? {
-        None => note_key(row.relation(), |keys| row.append_key(keys)),
+        None => note_plain(row, &columns),
         // an INSERT of this transaction may have to know what became of the counters
-        Some(residue) => match row.row_key() {
+        Some(residue) => match row.lost_key(&columns) {
             Some(key) => write_with_counters(row.relation(), &key, &residue),
             None => Ok(()),
         },
     }
+}
+
+/// The same, of a table without counters, whose key has these columns.
+pub fn note_plain(row: &OldRow<'_>, columns: &KeyColumns) -> Result<()> {
+    if row.loses_key(columns) { note_key(row.relation(), |keys| row.append_key(columns, keys)) } else { Ok(()) }
 }
 
 fn note_key(table: RelId, append: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<()> {
@@ -148,7 +173,7 @@ fn note_key(table: RelId, append: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(
     if is_much {
         // only what this level has noted: it is undone with what it writes
         let level = NOTED.with_borrow_mut(Vec::pop);
-        level.map_or(Ok(()), Level::write)?;
+        level.map_or(Ok(()), |level| level.write())?;
     }
     Ok(())
 }
@@ -172,11 +197,10 @@ fn write_with_counters(table: RelId, key: &RowKey, residue: &Residue) -> Result<
 }
 
 fn write_all() {
-    let mut levels = NOTED.take().into_iter();
-    if let Some(mut all) = levels.next() {
-        levels.for_each(|level| all.append(level));
-        or_raise(all.write());
-    }
+    let Some(mut all) = NOTED.with_borrow_mut(|levels| (!levels.is_empty()).then(|| levels.remove(0))) else { return };
+    NOTED.with_borrow_mut(|levels| levels.drain(..).for_each(|level| all.append(level)));
+    or_raise(all.write());
+    all.spare();
 }
 
 fn ended() {

@@ -9,6 +9,7 @@
 
 mod deaths;
 mod origins;
+mod quiet;
 mod rebirth;
 mod upkeep;
 mod versions;

@@ -5,7 +5,7 @@ use meld_core::value::Tuple;
 use meld_core::version::Replaced;
 use meld_core::wire::Version;
 
-use super::{deaths, origins};
+use super::{deaths, origins, quiet};
 use crate::conflict::overrides::Overrides;
 use crate::log::{Result, or_raise};
 use crate::pg::Oid;
@@ -20,6 +20,9 @@ fn look(row: &OldRow<'_>) {
     // the apply worker keeps tombstones by itself
     if is_for_apply() {
         return;
+    }
+    if let Some(key) = quiet::key_of_quiet(row) {
+        return or_raise(deaths::note_plain(row, &key));
     }
     or_raise(deaths::note(row));
     // what is replayed is not sent on
@@ -37,6 +40,8 @@ fn look(row: &OldRow<'_>) {
         Writer::ThisTransaction | Writer::Committed(CommitMark { roident: 0, .. }) => {
             if old_counters.is_some() {
                 or_raise(note(row, Replaced::Own, old_counters));
+            } else if !matches!(writer, Writer::ThisTransaction) && !or_raise(row.has_counters()) {
+                quiet::remember(row);
             }
         }
         Writer::Committed(mark) => or_raise(note_other(row, mark, old_counters)),
