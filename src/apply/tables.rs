@@ -3,7 +3,7 @@
 //! A table is opened, and locked, at its first change, and stays open until the commit. After an error, or to abort, all
 //! of it is simply let go: the transaction's end frees what the server holds.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use meld_core::ids::{RelId, Xid};
@@ -61,7 +61,7 @@ pub struct Tables {
     /// Few transactions need them.
     voids: Option<Voids>,
     open: Vec<OpenTable>,
-    by_relation: HashMap<RelId, usize>,
+    by_relation: BTreeMap<RelId, usize>,
     dead: Vec<DeadKey>,
     /// Tables in which others were at work on keys without a row, so that this transaction may have read what is not so.
     busy: BTreeSet<RelId>,
@@ -77,7 +77,7 @@ impl Tables {
         alone.iter().for_each(|table| key_lock::lock(&xact, Oid::from(table.0), KeyLock::Exclusive));
         let memory = ChangeMemory::new(&xact);
         let (tombstones, overrides) = (Tombstones::default(), Overrides::default());
-        let (open, by_relation) = (Vec::new(), HashMap::new());
+        let (open, by_relation) = (Vec::new(), BTreeMap::new());
         let (voids, dead, busy) = (None, Vec::new(), BTreeSet::new());
         let dangling = Dangling::default();
         Tables {

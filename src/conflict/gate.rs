@@ -42,9 +42,20 @@ pub enum Kind {
     Override,
 }
 
+/// What a process knows of a table and a kind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// There was none, and what the counter said before that was seen.
+    Empty(u32),
+    /// There were some, which is believed for so many questions more.
+    Some(u32),
+}
+
+/// A look past rows that are gone but not vacuumed yet may be long, and saying that there may be some is never wrong.
+const BELIEVED: u32 = 1000;
+
 thread_local! {
-    /// Tables without rows of the kind, and what their counter said before that was seen.
-    static EMPTY: RefCell<HashMap<(u32, Kind), u32>> = RefCell::default();
+    static SEEN: RefCell<HashMap<(u32, Kind), Seen>> = RefCell::default();
 }
 
 fn counter(table: Oid, kind: Kind) -> Option<&'static AtomicU32> {
@@ -66,18 +77,24 @@ pub fn may_exist(table: Oid, kind: Kind, rows: &KeyedTable) -> Result<bool> {
     let Some(counter) = counter(table, kind) else { return Ok(true) };
     let before = counter.load(SeqCst);
     let key = (table.to_u32(), kind);
-    if EMPTY.with_borrow(|empty| empty.get(&key) == Some(&before)) {
-        return Ok(false);
+    let known = SEEN.with_borrow_mut(|seen| match seen.get_mut(&key) {
+        Some(Seen::Empty(counter)) => (*counter == before).then_some(false),
+        Some(Seen::Some(left)) => {
+            *left -= 1;
+            (*left > 0).then_some(true)
+        }
+        None => None,
+    });
+    if let Some(may_exist) = known {
+        return Ok(may_exist);
     }
     let mut found = false;
     rows.scan(table, None, Sight::Open, |_| {
         found = true;
         Ok(false)
     })?;
-    EMPTY.with_borrow_mut(|empty| match found {
-        true => empty.remove(&key),
-        false => empty.insert(key, before),
-    });
+    let now = if found { Seen::Some(BELIEVED) } else { Seen::Empty(before) };
+    SEEN.with_borrow_mut(|seen| seen.insert(key, now));
     Ok(found)
 }
 
@@ -97,6 +114,8 @@ impl Emptiness {
 
 /// What this process has seen when it asked last whether there [may be](may_exist) any: if there was none.
 pub fn emptiness(table: Oid, kind: Kind) -> Option<Emptiness> {
-    let before = EMPTY.with_borrow(|empty| empty.get(&(table.to_u32(), kind)).copied())?;
-    counter(table, kind).map(|counter| Emptiness { counter, before })
+    match SEEN.with_borrow(|seen| seen.get(&(table.to_u32(), kind)).copied()) {
+        Some(Seen::Empty(before)) => counter(table, kind).map(|counter| Emptiness { counter, before }),
+        Some(Seen::Some(_)) | None => None,
+    }
 }

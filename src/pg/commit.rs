@@ -52,7 +52,7 @@ unsafe extern "C-unwind" fn on_event(event: pg_sys::XactEvent::Type, _argument: 
     use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT};
     let Some(watch) = WATCH.get() else { return };
     match event {
-        XACT_EVENT_PRE_COMMIT if wrote() && !is_replaying() => (watch.before)(),
+        XACT_EVENT_PRE_COMMIT if !is_replaying() && wrote() => (watch.before)(),
         XACT_EVENT_COMMIT if wrote() => (watch.after)(committed()),
         XACT_EVENT_ABORT => prepared::end(),
         _ => {}

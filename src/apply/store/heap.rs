@@ -124,6 +124,8 @@ impl HeapStore<'_> {
     pub(super) fn clashes_at(&mut self, table: usize, row: &Row) -> Result<Vec<(Row, LocalStamp)>> {
         let clashes = self.open(table).target.clashes()?;
         let Some(first_index) = clashes.first().map(|clash| clash.index.clone()) else { return Ok(Vec::new()) };
+        // most rows meet none, and need no name
+        self.name(row);
         let mut rows = Vec::with_capacity(clashes.len());
         let mut indexes = Vec::with_capacity(clashes.len());
         for Clash { key, writer, xmin, index } in clashes {

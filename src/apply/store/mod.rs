@@ -221,7 +221,6 @@ impl RowStore for HeapStore<'_> {
         if self.in_hand(row).is_none() {
             return self.with_fetched(row, |store| store.clashes(row, values));
         }
-        self.name(row);
         self.take(row, values)?;
         let Some(table) = self.in_hand.as_ref().map(|in_hand| in_hand.table) else { return Err(not_in_hand()) };
         self.clashes_at(table, row)
