@@ -64,6 +64,48 @@ fn triggers_fire_in_apply_only_when_told_to() {
     cluster.finish();
 }
 
+/// What apply knows of a table, it knows from one transaction to the next: until that changes.
+#[test]
+fn a_table_that_changes_between_two_transactions() {
+    let cluster = Plan::new("changing", 2).start_mesh();
+    cluster.batch("CREATE DOMAIN small AS int CHECK (VALUE < 1000)");
+    mesh::replicate(&cluster, "CREATE TABLE t (id int PRIMARY KEY, n small, v text, a int[])");
+    let [n1, n2] = [cluster.node(1), cluster.node(2)];
+    let mut id = 0;
+    let mut arrives = |change: &str, shown: &str, expected: &str| {
+        if !change.is_empty() {
+            n2.batch(change);
+        }
+        // the first is the one that meets the change, the others are those that find it known
+        for _ in 0..3 {
+            id += 1;
+            n1.batch(&format!("INSERT INTO t VALUES ({id}, {id}, 'v{id}', ARRAY[{id}])"));
+            settle::settle_link(n1, n2);
+            let row: Option<String> = n2.try_value(&format!("SELECT {shown}::text FROM t WHERE id = {id}"));
+            assert_eq!(row, Some(expected.replace('#', &id.to_string())), "after {change}");
+        }
+    };
+    arrives("", "(n, v, a)", "(#,v#,{#})");
+    arrives("ALTER TABLE t ADD COLUMN more text DEFAULT 'new'", "(n, v, a, more)", "(#,v#,{#},new)");
+    arrives("ALTER TABLE t ALTER COLUMN more SET DEFAULT 'other'", "(v, more)", "(v#,other)");
+    arrives("ALTER TABLE t ALTER COLUMN n TYPE numeric(9, 1)", "(n, v)", "(#.0,v#)");
+    arrives("ALTER TABLE t DROP COLUMN more", "t", "(#,#.0,v#,{#})");
+    arrives("ALTER TABLE t ALTER COLUMN a TYPE text USING a::text", "(n, a)", "(#.0,{#})");
+    arrives(
+        "ALTER TABLE t RENAME TO away; CREATE TABLE t (v text, a int[], n bigint, id bigint PRIMARY KEY)",
+        "t",
+        "(v#,{#},#,#)",
+    );
+    arrives(
+        "BEGIN; CREATE SCHEMA other; ALTER TABLE t SET SCHEMA other; ALTER TABLE away RENAME TO t; COMMIT",
+        "(id, n, v)",
+        "(#,#.0,v#)",
+    );
+    assert_eq!(n2.value::<i64>("SELECT count(*) FROM other.t"), 3);
+    assert_eq!(n2.value::<i64>("SELECT count(*) FROM meld.parked_transaction"), 0);
+    cluster.finish();
+}
+
 /// Two databases of one server are two nodes like any others.
 #[test]
 fn two_nodes_on_one_server() {

@@ -40,7 +40,7 @@ mod tests {
         let memory = ChangeMemory::new(&xact);
         let oid = Spi::get_one::<Oid>(&format!("SELECT 'public.{table}'::regclass::oid"));
         let keys = foreign_key::to_table(oid.expect("the query runs").expect("an oid"))?;
-        let mut target = Target::open(&xact, &description)?;
+        let mut target = Target::open(&xact, &std::rc::Rc::new(description.clone()))?;
         target.begin_change(&memory);
         let tuple: Tuple = [Value::Text(key.as_bytes())].into_iter().collect();
         target.read(&tuple)?;

@@ -45,7 +45,7 @@ mod tests {
         let memory = ChangeMemory::new(&xact);
         let oid = Spi::get_one::<Oid>(&format!("SELECT 'public.{table}'::regclass::oid"));
         let keys = foreign_key::of_table(oid.expect("the query runs").expect("an oid")).expect("foreign keys");
-        let mut target = Target::open(&xact, &description).expect("open");
+        let mut target = Target::open(&xact, &std::rc::Rc::new(description.clone())).expect("open");
         target.begin_change(&memory);
         target.read(&tuple).expect("read");
         let found = target.find(false, Snapshots::Fresh).expect("find").is_some();

@@ -124,7 +124,7 @@ impl Target {
             context,
             remote: self.remote,
             key,
-            columns: &self.columns,
+            columns: &self.known.columns,
             slot,
         }
     }

@@ -54,7 +54,7 @@ mod tests {
     fn change<T>(description: &RelationDescription, tuple: &Tuple, work: impl FnOnce(&mut Target) -> Result<T>) -> T {
         let xact = Xact::of_backend();
         let memory = ChangeMemory::new(&xact);
-        let mut target = Target::open(&xact, description).expect("the table is there");
+        let mut target = Target::open(&xact, &std::rc::Rc::new(description.clone())).expect("the table is there");
         target.begin_change(&memory);
         target.read(tuple).expect("the row is read");
         let result = work(&mut target).expect("the work is done");

@@ -1,7 +1,7 @@
 //! From the values of a stream to the columns of a local table.
 //!
-//! A [`ColumnMap`] is made for a relation of a stream and the local table of the same name, and lives as long as the
-//! table is open in one transaction. Columns are matched by name. A value comes as text, which the local type's input
+//! A [`ColumnMap`] is made for a relation of a stream and the local table of the same name, and may be kept until either
+//! changes. Columns are matched by name. A value comes as text, which the local type's input
 //! function reads, or in binary, which its receive function reads if the types are the same; if they differ, the
 //! value is received as the sender's type, printed, and read again, so that an `int4` fits into a `numeric` column.
 
@@ -17,7 +17,7 @@ use crate::log::{Failure, Result};
 
 /// A function of a type, looked up once.
 struct TypeFunction {
-    info: Box<pg_sys::FmgrInfo>,
+    info: Function,
     /// Type oid that the function wants as its second argument.
     io_param: pg_sys::Oid,
 }
@@ -28,7 +28,7 @@ enum Binary {
     /// Received and printed as the sender's type, then read as text.
     Convert {
         receive: TypeFunction,
-        output: Box<pg_sys::FmgrInfo>,
+        output: Function,
     },
 }
 
@@ -184,7 +184,7 @@ impl MappedColumn {
         let text = copy_terminated(bytes);
         let (modifier, input) = (self.type_modifier, self.input());
         // SAFETY: `text` is NUL-terminated and lives in the current context, longer than the call
-        unsafe { pg_sys::InputFunctionCall(&mut *input.info, text, input.io_param, modifier) }
+        unsafe { pg_sys::InputFunctionCall(&mut *input.info.info, text, input.io_param, modifier) }
     }
 
     fn read_binary(&mut self, bytes: &[u8]) -> Result<pg_sys::Datum> {
@@ -197,10 +197,10 @@ impl MappedColumn {
             Some(Binary::Convert { receive, output }) => {
                 let value = receive.receive(bytes, -1)?;
                 // SAFETY: `output` is the output function of the type that `value` was received as
-                let text = unsafe { pg_sys::OutputFunctionCall(&mut **output, value) };
+                let text = unsafe { pg_sys::OutputFunctionCall(&mut *output.info, value) };
                 let input = self.input();
                 // SAFETY: `text` is the NUL-terminated result of the output function
-                Ok(unsafe { pg_sys::InputFunctionCall(&mut *input.info, text, input.io_param, modifier) })
+                Ok(unsafe { pg_sys::InputFunctionCall(&mut *input.info.info, text, input.io_param, modifier) })
             }
             None => unreachable!("set above"),
         }
@@ -219,7 +219,7 @@ impl MappedColumn {
         // SAFETY: a provider sends built-in types in binary only, whose oids mean the same on every server; an unknown
         // one raises "cache lookup failed"
         unsafe { pg_sys::getTypeOutputInfo(self.remote_type, &mut function, &mut is_varlena) };
-        Binary::Convert { receive: TypeFunction::receiver_of(self.remote_type), output: look_up(function) }
+        Binary::Convert { receive: TypeFunction::receiver_of(self.remote_type), output: Function::look_up(function) }
     }
 }
 
@@ -228,14 +228,14 @@ impl TypeFunction {
         let (mut function, mut io_param) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
         // SAFETY: main thread, inside a transaction; raises if the type is unknown
         unsafe { pg_sys::getTypeInputInfo(type_oid, &mut function, &mut io_param) };
-        TypeFunction { info: look_up(function), io_param }
+        TypeFunction { info: Function::look_up(function), io_param }
     }
 
     fn receiver_of(type_oid: pg_sys::Oid) -> TypeFunction {
         let (mut function, mut io_param) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
         // SAFETY: main thread, inside a transaction; raises if the type is unknown or has no receive function
         unsafe { pg_sys::getTypeBinaryInputInfo(type_oid, &mut function, &mut io_param) };
-        TypeFunction { info: look_up(function), io_param }
+        TypeFunction { info: Function::look_up(function), io_param }
     }
 
     fn receive(&mut self, bytes: &[u8], modifier: i32) -> Result<pg_sys::Datum> {
@@ -246,7 +246,7 @@ impl TypeFunction {
             cursor: 0,
         };
         // SAFETY: the buffer is a private, NUL-terminated copy: some receive functions write into theirs
-        let value = unsafe { pg_sys::ReceiveFunctionCall(&mut *self.info, &mut buffer, self.io_param, modifier) };
+        let value = unsafe { pg_sys::ReceiveFunctionCall(&mut *self.info.info, &mut buffer, self.io_param, modifier) };
         if buffer.cursor != buffer.len {
             return Err(Failure::new(
                 PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION,
@@ -257,13 +257,38 @@ impl TypeFunction {
     }
 }
 
-/// The function, with whatever it keeps between calls in the transaction's memory.
-fn look_up(function: pg_sys::Oid) -> Box<pg_sys::FmgrInfo> {
-    // SAFETY: an all-zero FmgrInfo is what the look-up fills in; the transaction's context outlives the relation's use
-    unsafe {
-        let mut info: Box<pg_sys::FmgrInfo> = Box::new(zeroed());
-        pg_sys::fmgr_info_cxt(function, &mut *info, pg_sys::TopTransactionContext);
-        info
+/// A function to be called, with memory of its own for what it keeps between calls.
+struct Function {
+    info: Box<pg_sys::FmgrInfo>,
+    memory: pg_sys::MemoryContext,
+}
+
+impl Function {
+    fn look_up(function: pg_sys::Oid) -> Function {
+        // SAFETY: an all-zero FmgrInfo is what the look-up fills in; the memory lives as long as it
+        unsafe {
+            let memory = pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopMemoryContext,
+                c"meld function".as_ptr(),
+                pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+            );
+            let mut function_of = Function { info: Box::new(zeroed()), memory };
+            pg_sys::fmgr_info_cxt(function, &mut *function_of.info, memory);
+            function_of
+        }
+    }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        // SAFETY: made by `look_up`, and nobody else's. At the end of the process it is too late to call anything, and needless
+        unsafe {
+            if !pg_sys::proc_exit_inprogress {
+                pg_sys::MemoryContextDelete(self.memory);
+            }
+        }
     }
 }
 

@@ -50,6 +50,7 @@ pub mod prepared;
 mod prepared_tests;
 pub mod present_row;
 pub mod promise;
+mod remembered;
 mod row_json;
 mod row_key;
 pub mod row_trigger;

@@ -10,6 +10,7 @@
 use std::cell::{Cell, OnceCell};
 use std::mem::size_of;
 use std::ptr::null_mut;
+use std::rc::Rc;
 
 use meld_core::ids::Xid;
 use meld_core::value::Tuple;
@@ -17,14 +18,14 @@ use meld_core::wire::RelationDescription;
 use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
-use super::columns::{ColumnMap, name_of};
+use super::columns::name_of;
 use super::executor::{
     ChangeMemory, evaluate_defaults, init_plan_check, init_range_table, look_for_clash, prepare_defaults,
 };
 use super::key_bytes::KeyColumns;
 use super::locate::{KeyIndex, RowLock, Snapshots, raw_xmin, writer_in};
-use super::names::table_oid;
 use super::origin::Writer;
+use super::remembered::{self, Remembered};
 use super::row_json::json_of;
 use super::xact::Xact;
 use crate::log::{Failure, Result};
@@ -54,7 +55,8 @@ pub struct Target {
     plan_check: *mut pg_sys::EPQState,
     pub(super) remote: *mut pg_sys::TupleTableSlot,
     pub(super) local: *mut pg_sys::TupleTableSlot,
-    pub(super) columns: ColumnMap,
+    /// Its columns, matched to those of the stream.
+    pub(super) known: Remembered,
     pub(super) key: Option<KeyIndex>,
     /// How keys become bytes, once that was asked.
     pub(super) key_bytes: OnceCell<Option<KeyColumns>>,
@@ -64,8 +66,6 @@ pub struct Target {
     pub(super) unchanged: Vec<usize>,
     /// The remote row has its defaults.
     has_defaults: bool,
-    schema: String,
-    name: String,
     saved_user: (pg_sys::Oid, i32),
     saved_context: pg_sys::MemoryContext,
     /// Settings that the owner's code changes are put back to this level.
@@ -74,20 +74,12 @@ pub struct Target {
 
 impl Target {
     /// Opens and locks the table of that name.
-    pub fn open(_xact: &Xact, remote: &RelationDescription) -> Result<Target> {
-        let relation = open_relation(remote)?;
-        // SAFETY: the relation is open and locked until the transaction ends
-        let columns = unsafe { ColumnMap::new(remote, (*relation).rd_att) }.map_err(|missing| {
-            let (schema, name) = (&remote.schema, &remote.name);
-            Failure::new(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("table \"{schema}.{name}\" has no column for \"{}\"", missing.join("\", \"")),
-            )
-            .hint("Add the column here, or drop it at the provider.")
-        })?;
+    pub fn open(_xact: &Xact, remote: &Rc<RelationDescription>) -> Result<Target> {
+        let (relation, known) = remembered::open(remote)?;
+        let columns = &known.columns;
         // SAFETY: as above; everything made here lives in the executor's context, inside the transaction's
         unsafe {
-            let key = KeyIndex::open(relation, &columns);
+            let key = KeyIndex::open(relation, columns);
             let saved = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
             let executor = pg_sys::CreateExecutorState();
             pg_sys::MemoryContextSwitchTo((*executor).es_query_cxt);
@@ -102,7 +94,7 @@ impl Target {
             init_plan_check(plan_check, executor);
             let remote_slot = pg_sys::ExecInitExtraTupleSlot(executor, (*relation).rd_att, &pg_sys::TTSOpsVirtual);
             let local = pg_sys::table_slot_create(relation, &mut (*executor).es_tupleTable);
-            let defaults = prepare_defaults(relation, executor, &columns);
+            let defaults = prepare_defaults(relation, executor, columns);
             pg_sys::MemoryContextSwitchTo(saved);
             Ok(Target {
                 relation,
@@ -111,14 +103,12 @@ impl Target {
                 plan_check,
                 remote: remote_slot,
                 local,
-                columns,
+                known,
                 key,
                 key_bytes: OnceCell::new(),
                 defaults,
                 unchanged: Vec::new(),
                 has_defaults: false,
-                schema: remote.schema.clone(),
-                name: remote.name.clone(),
                 saved_user: (pg_sys::InvalidOid, 0),
                 saved_context: null_mut(),
                 settings_level: Cell::new(0),
@@ -127,11 +117,11 @@ impl Target {
     }
 
     pub fn schema(&self) -> &str {
-        &self.schema
+        &self.known.description.schema
     }
 
     pub fn name(&self) -> &str {
-        &self.name
+        &self.known.description.name
     }
 
     /// Gives back everything but the lock, which stays until the transaction ends.
@@ -147,6 +137,7 @@ impl Target {
             pg_sys::FreeExecutorState(self.executor);
             pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
         }
+        self.known.give_back();
     }
 
     /// Takes a snapshot and the table owner's identity for one change.
@@ -222,7 +213,7 @@ impl Target {
             let width = (*(*self.remote).tts_tupleDescriptor).natts as usize;
             let (values, nulls) = ((*self.remote).tts_values, (*self.remote).tts_isnull);
             std::slice::from_raw_parts_mut(nulls, width).fill(true);
-            self.columns.read(tuple.values(), values, nulls)?
+            self.known.columns.read(tuple.values(), values, nulls)?
         };
         self.unchanged = unchanged;
         self.has_defaults = false;
@@ -311,7 +302,7 @@ impl Target {
         // SAFETY: both slots are of this relation; values point into the tuple that `local` keeps pinned
         unsafe {
             pg_sys::slot_getsomeattrs_int(self.local, (*(*self.local).tts_tupleDescriptor).natts);
-            for &column in self.unchanged.iter().chain(&self.columns.extra) {
+            for &column in self.unchanged.iter().chain(&self.known.columns.extra) {
                 *(*self.remote).tts_values.add(column) = *(*self.local).tts_values.add(column);
                 *(*self.remote).tts_isnull.add(column) = *(*self.local).tts_isnull.add(column);
             }
@@ -358,32 +349,15 @@ impl Target {
     fn no_key(&self) -> Failure {
         Failure::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("table \"{}.{}\" has no key by which remote changes find their rows", self.schema, self.name),
+            format!("table \"{}.{}\" has no key by which remote changes find their rows", self.schema(), self.name()),
         )
         .hint("Give it the primary key that it has at the provider.")
     }
 
     /// The rule fetches what is left out before it lets a row be inserted.
     fn left_out(&self, column: usize) -> Failure {
-        let (schema, name, column) = (&self.schema, &self.name, self.column_name(column));
+        let (schema, name, column) = (self.schema(), self.name(), self.column_name(column));
         let message = format!("cannot insert into \"{schema}.{name}\" without a value of column \"{column}\"");
         Failure::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message)
-    }
-}
-
-/// Finds, opens and locks the table.
-fn open_relation(remote: &RelationDescription) -> Result<pg_sys::Relation> {
-    let oid = table_oid(&remote.schema, &remote.name)?;
-    // SAFETY: inside a transaction; a relation that was dropped in between raises "could not open relation"
-    unsafe {
-        let relation = pg_sys::table_open(oid, pg_sys::RowExclusiveLock as i32);
-        if (*(*relation).rd_rel).relkind != pg_sys::RELKIND_RELATION as i8 {
-            pg_sys::table_close(relation, pg_sys::NoLock as i32);
-            return Err(Failure::new(
-                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("\"{}.{}\" is not an ordinary table here", remote.schema, remote.name),
-            ));
-        }
-        Ok(relation)
     }
 }

@@ -48,7 +48,7 @@ impl Target {
             let width = (*(*self.relation).rd_att).natts as usize;
             let mut values = vec![pg_sys::Datum::from(0_usize); width];
             let mut nulls = vec![true; width];
-            self.columns.read(key.values(), values.as_mut_ptr(), nulls.as_mut_ptr())?;
+            self.known.columns.read(key.values(), values.as_mut_ptr(), nulls.as_mut_ptr())?;
             let columns = self.key_columns_as_bytes();
             columns.and_then(|columns| columns.encode(values.as_ptr(), nulls.as_ptr())).ok_or_else(|| self.no_bytes())
         }

@@ -53,7 +53,7 @@ mod tests {
     ) -> Result<T> {
         let xact = Xact::of_backend();
         let memory = ChangeMemory::new(&xact);
-        let mut target = Target::open(&xact, description)?;
+        let mut target = Target::open(&xact, &std::rc::Rc::new(description.clone()))?;
         target.begin_change(&memory);
         target.read(tuple)?;
         let result = work(&mut target)?;
