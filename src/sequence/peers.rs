@@ -26,9 +26,9 @@ use crate::receiver::query;
 
 /// For connecting and the answer.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Of the tables, since a copy does not say who it is.
+/// Of the tables, since a copy does not say who it is; in the order in which DROP EXTENSION locks them.
 const RUN: &str =
-    "SELECT node_id, n.node_name, meld.server_run() FROM meld.local_node JOIN meld.node n USING (node_id)";
+    "SELECT node_id, n.node_name, meld.server_run() FROM meld.node n JOIN meld.local_node USING (node_id)";
 
 /// Lets all processes of this database know the numbers of other nodes. `None`: it is no node any more.
 pub fn publish(database: Oid, local: Option<&NodeIdentity>) -> Result<()> {
