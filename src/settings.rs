@@ -201,6 +201,9 @@ pub enum PlantedFault {
     /// A row that was fetched, or that a contribution rewrote, gets the stamp of its transaction.
     #[name = c"no_overrides"]
     NoOverrides,
+    /// The clock is promised without waiting for commits that are under way.
+    #[name = c"hasty_promises"]
+    HastyPromises,
 }
 
 pub fn register() {

@@ -1,10 +1,8 @@
-//! Promises, horizons, and what is forgotten by them.
-
-use std::time::Duration;
+//! Horizons, and what is forgotten by them.
 
 use meld_cluster_tests::proxy::Damage;
 use meld_cluster_tests::wait::{self, DEADLINE, Look};
-use meld_cluster_tests::{Cluster, Node, Plan, compare, fault, mesh, pgbench, settle, stamps};
+use meld_cluster_tests::{Cluster, Node, Plan, compare, fault, mesh, settle, stamps};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 
@@ -239,94 +237,4 @@ fn who_has_missed_nothing_is_let_in() {
     wait_until_forgotten(&cluster);
     compare::equal(&cluster);
     cluster.finish();
-}
-
-/// Commits in the order of WAL, read beside the heartbeats: none comes after a promise that covers it.
-#[test]
-fn promises_hold_under_load() {
-    let cluster = Plan::new("horizon_promise", 2).setting("max_prepared_transactions = 20").start_mesh();
-    let [n1, n2] = [cluster.node(1), cluster.node(2)];
-    pgbench::prepare(&cluster, 1);
-    n1.batch("CREATE TABLE p (id bigint PRIMARY KEY, v int); SELECT meld.repset_add_table('default', 'p')");
-    n2.batch("CREATE TABLE p (id bigint PRIMARY KEY, v int); SELECT meld.repset_add_table('default', 'p')");
-    n1.batch("SELECT pg_create_logical_replication_slot('watch', 'meld')");
-    let load = pgbench::start(n1, 6, Duration::from_secs(20));
-    std::thread::scope(|scope| {
-        for place in 0..3_i64 {
-            let mut client = n1.client();
-            scope.spawn(move || {
-                for round in 0..600_i64 {
-                    let id = place * 10_000 + round;
-                    let sql = format!("BEGIN; INSERT INTO p VALUES ({id}, 0); PREPARE TRANSACTION 'p{id}'");
-                    client.batch_execute(&sql).expect("prepare");
-                    client.batch_execute(&format!("COMMIT PREPARED 'p{id}'")).expect("commit prepared");
-                }
-            });
-        }
-    });
-    assert!(pgbench::wait(load));
-    let (commits, heartbeats) = judge(n1);
-    eprintln!("{commits} commits between {heartbeats} heartbeats");
-    assert!(commits > 1000 && heartbeats >= 10, "{commits} commits, {heartbeats} heartbeats");
-    n1.batch("SELECT pg_drop_replication_slot('watch')");
-    settle::settle(&cluster);
-    cluster.finish();
-}
-
-/// Reads the slot to its end; how many commits and heartbeats there were.
-#[track_caller]
-fn judge(node: &Node) -> (usize, usize) {
-    use meld_core::ids::{NodeId, NodeIdentity};
-    use meld_core::time::Timestamp;
-    use meld_core::wire::{FrameReader, LogicalMessage, Message, SUPPORTED, StartOptions};
-    let identity = NodeIdentity {
-        id: NodeId(9),
-        name: "n9".into(),
-        system_identifier: 9,
-        database: "app".into(),
-        snowflake_node: 9,
-    };
-    let options = StartOptions {
-        protocol: SUPPORTED,
-        meld_version: "test".into(),
-        node: identity,
-        replication_sets: vec!["default".into(), "default_insert_only".into()],
-        forward_origins: Vec::new(),
-        server_version: 150_000,
-        encoding: "UTF8".into(),
-        big_endian: cfg!(target_endian = "big"),
-        horizon: Timestamp::MIN,
-        capabilities: Vec::new(),
-    };
-    let pairs: Vec<String> =
-        options.to_pairs().iter().map(|(name, value)| format!("'{name}', '{}'", value.replace('\'', "''"))).collect();
-    let sql = format!("SELECT data FROM pg_logical_slot_get_binary_changes('watch', NULL, NULL, {})", pairs.join(", "));
-    let mut reader = FrameReader::new();
-    let mut promised = Timestamp::MIN;
-    let (mut commits, mut heartbeats, mut out_of_order, mut latest) = (0, 0, 0, Timestamp::MIN);
-    for frame in node.values::<Vec<u8>>(&sql) {
-        for message in reader.read(&frame).expect("a good frame") {
-            match message {
-                Message::Commit(commit) => {
-                    commits += 1;
-                    out_of_order += usize::from(commit.commit_ts < latest);
-                    latest = latest.max(commit.commit_ts);
-                    assert!(
-                        commit.commit_ts > promised,
-                        "commit of {} came after the promise {}",
-                        commit.commit_ts.0,
-                        promised.0
-                    );
-                }
-                Message::Logical(LogicalMessage::Heartbeat { promise, horizon, .. }) => {
-                    assert!(promise >= promised && horizon <= promise);
-                    heartbeats += 1;
-                    promised = promise;
-                }
-                _ => {}
-            }
-        }
-    }
-    eprintln!("{out_of_order} commits out of the order of time");
-    (commits, heartbeats)
 }

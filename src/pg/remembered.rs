@@ -18,8 +18,9 @@ use super::invalidation;
 use super::names::table_oid;
 use crate::log::{Failure, Result};
 
-/// Beyond this all is forgotten: descriptions change, and what was made for old ones is never asked for again.
-const AT_MOST: usize = 1000;
+/// Beyond this all is forgotten: descriptions change, and what was made for old ones is never asked for again. A table of
+/// fifty columns takes about 60 kB.
+const AT_MOST: usize = 256;
 
 pub(super) struct Remembered {
     /// Kept, so that no other one is in its place.
