@@ -1,10 +1,11 @@
 //! Promises: no commit comes after one that covers it, whatever the way to commit, and however long one takes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meld_cluster_tests::server::send;
-use meld_cluster_tests::{Cluster, Node, Plan, mesh, pgbench, settle};
+use meld_cluster_tests::{Cluster, Node, Plan, mesh, pgbench, settle, wait};
+use postgres::Client;
 use rustix::process::Signal;
 
 const TABLE: &str = "CREATE TABLE p (id bigint PRIMARY KEY, v int)";
@@ -13,7 +14,9 @@ const TABLE: &str = "CREATE TABLE p (id bigint PRIMARY KEY, v int)";
 const WRITERS: usize = 8;
 
 fn start(name: &str) -> Cluster {
-    let cluster = Plan::new(name, 2).setting("max_prepared_transactions = 20").start_mesh();
+    // WAL has to be written out before more of it can be made, so that commits wait for each other
+    let plan = Plan::new(name, 2).setting("max_prepared_transactions = 20").setting("wal_buffers = '32kB'");
+    let cluster = plan.start_mesh();
     mesh::replicate(&cluster, TABLE);
     cluster.node(1).batch("SELECT pg_create_logical_replication_slot('watch', 'meld')");
     cluster
@@ -48,44 +51,34 @@ fn promises_hold_under_load() {
     cluster.finish();
 }
 
-/// A process may be held up between reading its commit timestamp and writing the commit into WAL: here all are stopped,
-/// wherever they are, for as long as a heartbeat takes. `MELD_HELD_UP`: how often.
+/// A process may be held up between reading its commit timestamp and writing the commit into WAL: here by one that fills
+/// the WAL buffers and is stopped in the middle of it, for as long as a heartbeat takes. `MELD_HELD_UP`: how often.
 #[test]
 fn promises_hold_for_commits_that_are_held_up() {
     let cluster = start("promise_held_up");
     let n1 = cluster.node(1);
+    n1.batch("CREATE TABLE filled (v text)");
     let rounds = std::env::var("MELD_HELD_UP").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let mut pids = Vec::new();
-        for place in 0..WRITERS as i64 {
-            let mut client = n1.client();
-            let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).expect("an answer").get(0);
-            pids.push(pid as u32);
-            client.batch_execute("SET synchronous_commit = off").expect("set");
-            let is_over = &is_over;
-            scope.spawn(move || {
-                let insert = client.prepare("INSERT INTO p VALUES ($1, 0)").expect("prepare");
-                let mut id = place * 10_000_000;
-                while !is_over.load(Ordering::Relaxed) {
-                    id += 1;
-                    // one of them in two phases
-                    if place == 0 {
-                        let sql = format!("BEGIN; INSERT INTO p VALUES ({id}, 0); PREPARE TRANSACTION 'p{id}'");
-                        client.batch_execute(&sql).expect("prepare");
-                        client.batch_execute(&format!("COMMIT PREPARED 'p{id}'")).expect("commit prepared");
-                    } else {
-                        client.execute(&insert, &[&id]).expect("insert");
-                    }
-                }
-            });
+        for place in 0..WRITERS {
+            let (client, is_over) = (n1.client(), &is_over);
+            scope.spawn(move || write_rows(client, place, is_over));
         }
-        let all = |signal: Signal| pids.iter().for_each(|&pid| send(pid, signal).expect("a process of the server"));
+        let mut client = n1.client();
+        let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).expect("an answer").get(0);
+        let is_over = &is_over;
+        scope.spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                let fill = "INSERT INTO filled SELECT repeat('x', 1500) FROM generate_series(1, 2000); TRUNCATE filled";
+                client.batch_execute(fill).expect("fill");
+            }
+        });
         for round in 0..rounds {
-            std::thread::sleep(Duration::from_millis(20 + 7 * (round % 10)));
-            all(Signal::STOP);
-            std::thread::sleep(Duration::from_millis(1300));
-            all(Signal::CONT);
+            pass(100 + 7 * (round % 10));
+            send(pid as u32, Signal::STOP).expect("a process of the server");
+            pass(1100);
+            send(pid as u32, Signal::CONT).expect("a process of the server");
         }
         is_over.store(true, Ordering::Relaxed);
     });
@@ -95,6 +88,31 @@ fn promises_hold_for_commits_that_are_held_up() {
     n1.batch("SELECT pg_drop_replication_slot('watch')");
     settle::settle(&cluster);
     cluster.finish();
+}
+
+/// Lets so many milliseconds pass, in which others are at work.
+#[track_caller]
+fn pass(ms: u64) {
+    let started = Instant::now();
+    let is_over = |passed: &Duration| *passed >= Duration::from_millis(ms);
+    wait::until_value("a moment", || started.elapsed(), is_over);
+}
+
+/// Rows in a transaction each, the first session's in two phases.
+fn write_rows(mut client: Client, place: usize, is_over: &AtomicBool) {
+    client.batch_execute("SET synchronous_commit = off").expect("set");
+    let insert = client.prepare("INSERT INTO p VALUES ($1, 0)").expect("prepare");
+    let mut id = place as i64 * 10_000_000;
+    while !is_over.load(Ordering::Relaxed) {
+        id += 1;
+        if place == 0 {
+            let sql = format!("BEGIN; INSERT INTO p VALUES ({id}, 0); PREPARE TRANSACTION 'p{id}'");
+            client.batch_execute(&sql).expect("prepare");
+            client.batch_execute(&format!("COMMIT PREPARED 'p{id}'")).expect("commit prepared");
+        } else {
+            client.execute(&insert, &[&id]).expect("insert");
+        }
+    }
 }
 
 /// Reads the slot to its end; how many commits and heartbeats there were.

@@ -207,3 +207,37 @@ fn a_node_that_writes_alone_writes_no_message() {
     assert_no_history(&cluster);
     cluster.finish();
 }
+
+/// A session that has met rows of a writer, of which there was nothing to say, meets more of them when there is.
+#[test]
+fn what_was_true_of_a_writers_rows_need_not_stay_true() {
+    let cluster = start("verdicts", 2, "CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL, v text)");
+    let [n1, n2] = [cluster.node(1), cluster.node(2)];
+    n1.batch("INSERT INTO t SELECT i, 0, 'x' FROM generate_series(1, 40) i");
+    // one statement over rows of both nodes, by turns
+    turn(&cluster, 2, "UPDATE t SET v = 'n2' WHERE id % 2 = 0");
+    turn(&cluster, 1, "UPDATE t SET v = 'n1' WHERE id <= 20");
+    turn(&cluster, 1, "UPDATE t SET v = v || '.' WHERE id <= 30");
+    assert_no_history(&cluster);
+    compare::equal(&cluster);
+
+    // the rows that n1 wrote first, with counters from here on
+    n1.batch("UPDATE t SET v = 'seen' WHERE id = 31");
+    cluster.batch("SELECT meld.delta_add_column('t', 'n')");
+    settle::settle(&cluster);
+    mesh::disconnect(&cluster);
+    n1.batch("UPDATE t SET n = n + 5 WHERE id > 30");
+    n2.batch("UPDATE t SET n = n + 7 WHERE id > 30");
+    mesh::reconnect(&cluster);
+    settle::settle(&cluster);
+    compare::equal(&cluster);
+    assert_eq!(n1.values::<i32>("SELECT DISTINCT n FROM t WHERE id > 30"), [12]);
+
+    // and with explicit stamps: n1's row took what n2 added and kept the stamp of n2, or its own
+    let before = n1.value::<i64>("SELECT count(*) FROM meld.resolutions");
+    turn(&cluster, 1, "UPDATE t SET v = 'last' WHERE id > 25");
+    turn(&cluster, 2, "UPDATE t SET v = 'very last' WHERE id > 25");
+    assert_eq!(n1.value::<i64>("SELECT count(*) FROM meld.resolutions"), before);
+    compare::equal(&cluster);
+    cluster.finish();
+}

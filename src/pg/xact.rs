@@ -11,13 +11,25 @@ use pgrx::pg_sys;
 use crate::log::Result;
 
 /// The number of this process's transaction among those of its backend slot: another transaction has another one.
-pub fn local_number() -> u32 {
+pub(super) fn local_number() -> u32 {
     // SAFETY: a process that is connected to a database has an entry, which it alone writes here
     unsafe {
         #[cfg(any(feature = "pg15", feature = "pg16"))]
         return (*pg_sys::MyProc).lxid;
         #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         return (*pg_sys::MyProc).vxid.lxid;
+    }
+}
+
+/// How many transactions with a number this server has begun, in all its life.
+pub fn ever_begun() -> u64 {
+    // SAFETY: shared memory that is mapped for the life of the process; a value of eight bytes is read in one go
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        let shared = pg_sys::ShmemVariableCache;
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        let shared = pg_sys::TransamVariables;
+        (&raw const (*shared).nextXid.value).read_volatile()
     }
 }
 

@@ -20,16 +20,27 @@ use crate::pg::xact;
 struct Quiet {
     table: RelId,
     writer: Xid,
-    /// In which the writer was found to be committed: its number may come again.
-    transaction: u32,
+    /// When the writer was found to be committed: its number may come again.
+    found_at: u64,
     /// Of what is known of tables.
     generation: u64,
     no_explicit_stamps: Emptiness,
     key: Rc<KeyColumns>,
 }
 
+/// Tables whose last verdict is remembered: a transaction may go from one to the next again and again.
+const TABLES: usize = 8;
+
+/// A row that is not frozen was written by one of the last so many transactions, half of the numbers that there are. So
+/// within as many a number is no other transaction's.
+const NUMBERS_HOLD: u64 = 1 << 31;
+
 thread_local! {
-    static LAST: RefCell<Option<Quiet>> = const { RefCell::new(None) };
+    static LAST: RefCell<[Option<Quiet>; TABLES]> = const { RefCell::new([const { None }; TABLES]) };
+}
+
+fn place(table: RelId) -> usize {
+    table.0 as usize % TABLES
 }
 
 /// The columns of the row's key, if that is all that matters of the row.
@@ -38,12 +49,12 @@ pub fn key_of_quiet(row: &OldRow<'_>) -> Option<Rc<KeyColumns>> {
         let is_quiet = |last: &&Quiet| {
             last.table == row.relation()
                 && last.writer == row.xmin()
-                && last.transaction == xact::local_number()
+                && xact::ever_begun().wrapping_sub(last.found_at) < NUMBERS_HOLD
                 && last.generation == invalidation::generation()
                 && last.no_explicit_stamps.holds()
                 && !row.is_frozen()
         };
-        last.as_ref().filter(is_quiet).map(|last| Rc::clone(&last.key))
+        last[place(row.relation())].as_ref().filter(is_quiet).map(|last| Rc::clone(&last.key))
     })
 }
 
@@ -54,10 +65,10 @@ pub fn remember(row: &OldRow<'_>) {
     let quiet = no_explicit_stamps.zip(row.key_columns()).map(|(no_explicit_stamps, key)| Quiet {
         table: row.relation(),
         writer: row.xmin(),
-        transaction: xact::local_number(),
+        found_at: xact::ever_begun(),
         generation: invalidation::generation(),
         no_explicit_stamps,
         key,
     });
-    LAST.replace(quiet);
+    LAST.with_borrow_mut(|last| last[place(row.relation())] = quiet);
 }
