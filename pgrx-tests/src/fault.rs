@@ -126,12 +126,14 @@ pub fn expect_worker_exits(node: &Node) {
 }
 
 /// Words for a link that is lost, on either end.
-const LOST_LINK_WORDS: [&str; 9] = [
+const LOST_LINK_WORDS: [&str; 11] = [
     // a subscriber that goes away cancels what the provider is doing for it
     "<walsender|meld_*canceling statement due to user request",
     "<walsender|meld_*connection to client lost",
     "fetch>*canceling statement due to user request",
     "fetch>*connection to client lost",
+    "<client backend|meld>*canceling statement due to user request",
+    "<client backend|meld>*connection to client lost",
     "the server closed the connection",
     "could not connect to the server",
     "the database system is",
