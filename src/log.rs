@@ -3,8 +3,8 @@
 //! An `Err` that a function returns to PostgreSQL would be raised as "data exception" whatever it says, so the rooms
 //! return a [`Failure`] and the outermost function raises it. A report never holds a connection string or a password.
 
-use pgrx::PgLogLevel;
 use pgrx::prelude::PgSqlErrorCode;
+use pgrx::{PgLogLevel, PostgresGucEnum};
 
 use crate::receiver::LinkError;
 
@@ -24,17 +24,26 @@ pub struct Failure {
     pub hint: Option<String>,
 }
 
-/// How loud something is told; all of them go on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// How loud something is told: the server's levels, but for those that end a statement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PostgresGucEnum)]
 pub enum LogLevel {
+    #[name = c"debug5"]
     Debug5,
+    #[name = c"debug4"]
     Debug4,
+    #[name = c"debug3"]
     Debug3,
+    #[name = c"debug2"]
     Debug2,
+    #[name = c"debug1"]
     Debug1,
+    #[name = c"info"]
     Info,
+    #[name = c"notice"]
     Notice,
+    #[name = c"warning"]
     Warning,
+    #[name = c"log"]
     Log,
 }
 
@@ -97,17 +106,18 @@ impl Failure {
 
     /// Writes it to the server log, at a level below ERROR, and goes on.
     pub fn log_at(self, level: LogLevel) {
-        let (level, code) = match level {
-            LogLevel::Debug5 => (PgLogLevel::DEBUG5, self.code),
-            LogLevel::Debug4 => (PgLogLevel::DEBUG4, self.code),
-            LogLevel::Debug3 => (PgLogLevel::DEBUG3, self.code),
-            LogLevel::Debug2 => (PgLogLevel::DEBUG2, self.code),
-            LogLevel::Debug1 => (PgLogLevel::DEBUG1, self.code),
-            LogLevel::Info => (PgLogLevel::INFO, self.code),
-            LogLevel::Notice => (PgLogLevel::NOTICE, self.code),
-            // the server's own code for a warning of no special kind
-            LogLevel::Warning => (PgLogLevel::WARNING, PgSqlErrorCode::ERRCODE_WARNING),
-            LogLevel::Log => (PgLogLevel::LOG, self.code),
+        // the server's own code for a warning of no special kind
+        let code = if level == LogLevel::Warning { PgSqlErrorCode::ERRCODE_WARNING } else { self.code };
+        let level = match level {
+            LogLevel::Debug5 => PgLogLevel::DEBUG5,
+            LogLevel::Debug4 => PgLogLevel::DEBUG4,
+            LogLevel::Debug3 => PgLogLevel::DEBUG3,
+            LogLevel::Debug2 => PgLogLevel::DEBUG2,
+            LogLevel::Debug1 => PgLogLevel::DEBUG1,
+            LogLevel::Info => PgLogLevel::INFO,
+            LogLevel::Notice => PgLogLevel::NOTICE,
+            LogLevel::Warning => PgLogLevel::WARNING,
+            LogLevel::Log => PgLogLevel::LOG,
         };
         go_on_after(Failure { code, ..self }.report(), level);
     }

@@ -15,47 +15,7 @@ pub static APPLY_QUEUE_SIZE_KB: GucSetting<i32> = GucSetting::<i32>::new(16 * 10
 pub static SAVE_RESOLUTIONS: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// Level of the line in the server log for each conflict.
-pub static CONFLICT_LOG_LEVEL: GucSetting<ConflictLogLevel> =
-    GucSetting::<ConflictLogLevel>::new(ConflictLogLevel::Log);
-
-/// Values of `meld.conflict_log_level`: the server's names, but for those that end a statement.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, PostgresGucEnum)]
-pub enum ConflictLogLevel {
-    #[name = c"debug5"]
-    Debug5,
-    #[name = c"debug4"]
-    Debug4,
-    #[name = c"debug3"]
-    Debug3,
-    #[name = c"debug2"]
-    Debug2,
-    #[name = c"debug1"]
-    Debug1,
-    #[name = c"info"]
-    Info,
-    #[name = c"notice"]
-    Notice,
-    #[name = c"warning"]
-    Warning,
-    #[name = c"log"]
-    Log,
-}
-
-impl From<ConflictLogLevel> for LogLevel {
-    fn from(setting: ConflictLogLevel) -> LogLevel {
-        match setting {
-            ConflictLogLevel::Debug5 => LogLevel::Debug5,
-            ConflictLogLevel::Debug4 => LogLevel::Debug4,
-            ConflictLogLevel::Debug3 => LogLevel::Debug3,
-            ConflictLogLevel::Debug2 => LogLevel::Debug2,
-            ConflictLogLevel::Debug1 => LogLevel::Debug1,
-            ConflictLogLevel::Info => LogLevel::Info,
-            ConflictLogLevel::Notice => LogLevel::Notice,
-            ConflictLogLevel::Warning => LogLevel::Warning,
-            ConflictLogLevel::Log => LogLevel::Log,
-        }
-    }
-}
+pub static CONFLICT_LOG_LEVEL: GucSetting<LogLevel> = GucSetting::<LogLevel>::new(LogLevel::Log);
 
 /// Age at which entries of `meld.resolutions` are removed, in seconds; negative: never.
 pub static RESOLUTIONS_RETENTION_S: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60 * 60);

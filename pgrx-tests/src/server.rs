@@ -224,6 +224,14 @@ pub fn destroy_processes_in(data: &Path) {
     }
 }
 
+/// What a process has had of memory at most, shared buffers that it touched among it.
+#[track_caller]
+pub fn peak_memory_kb(pid: i32) -> i64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
 pub fn send(pid: u32, signal: Signal) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no such process id")?;
     kill_process(pid, signal).with_context(|| format!("could not signal process {}", pid.as_raw_nonzero()))

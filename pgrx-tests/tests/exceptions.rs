@@ -1,6 +1,7 @@
 //! What must not be an exception: row-level security, timeouts of the database, cancels, an exclusion. And one exception that is much
 //! larger than the memory that its worker may take.
 
+use meld_cluster_tests::server::peak_memory_kb;
 use meld_cluster_tests::wait::{self, Look};
 use meld_cluster_tests::{Cluster, Node, Plan, compare, fault, log_scan, mesh, settle};
 
@@ -104,13 +105,6 @@ fn timeouts_and_cancels_park_nothing() {
     let cancelled = cancelled.iter().filter(|entry| entry.text.contains("<meld apply")).count();
     assert!(cancelled > 0, "no cancel has reached apply");
     cluster.finish();
-}
-
-/// What a process has had of memory at most, shared buffers that it touched among it.
-fn peak_memory_kb(pid: i32) -> i64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// With every operation in the log, and a queue of the default size: `MELD_PARKED_MB` megabytes, or 200.

@@ -1,5 +1,6 @@
 //! Transactions that can't be applied: what each policy makes of them, and that everything else goes on.
 
+use meld_cluster_tests::server::peak_memory_kb;
 use meld_cluster_tests::{Cluster, Node, Plan, compare, fault, mesh, settle, wait};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text, n int NOT NULL DEFAULT 0)";
@@ -178,13 +179,6 @@ fn it_may_be_tried_for_ever() {
     settle::settle(&cluster);
     compare::equal(&cluster);
     cluster.finish();
-}
-
-/// What a process has had of memory at most, shared buffers that it touched among it.
-fn peak_memory_kb(pid: i32) -> i64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// More than the queue holds: it has to be received again to be parked.

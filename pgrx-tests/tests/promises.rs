@@ -43,12 +43,7 @@ fn promises_hold_under_load() {
         }
     });
     assert!(pgbench::wait(load));
-    let (commits, heartbeats) = judge(n1);
-    eprintln!("{commits} commits between {heartbeats} heartbeats");
-    assert!(commits > 1000 && heartbeats >= 10, "{commits} commits, {heartbeats} heartbeats");
-    n1.batch("SELECT pg_drop_replication_slot('watch')");
-    settle::settle(&cluster);
-    cluster.finish();
+    finish(cluster, 10);
 }
 
 /// A process may be held up between reading its commit timestamp and writing the commit into WAL: here by one that fills
@@ -82,12 +77,7 @@ fn promises_hold_for_commits_that_are_held_up() {
         }
         is_over.store(true, Ordering::Relaxed);
     });
-    let (commits, heartbeats) = judge(n1);
-    eprintln!("{commits} commits between {heartbeats} heartbeats");
-    assert!(commits > 1000 && heartbeats >= 3, "{commits} commits, {heartbeats} heartbeats");
-    n1.batch("SELECT pg_drop_replication_slot('watch')");
-    settle::settle(&cluster);
-    cluster.finish();
+    finish(cluster, 3);
 }
 
 /// Lets so many milliseconds pass, in which others are at work.
@@ -113,6 +103,18 @@ fn write_rows(mut client: Client, place: usize, is_over: &AtomicBool) {
             client.execute(&insert, &[&id]).expect("insert");
         }
     }
+}
+
+/// No promise was broken, and there was something to break.
+#[track_caller]
+fn finish(cluster: Cluster, least_heartbeats: usize) {
+    let node = cluster.node(1);
+    let (commits, heartbeats) = judge(node);
+    eprintln!("{commits} commits between {heartbeats} heartbeats");
+    assert!(commits > 1000 && heartbeats >= least_heartbeats, "{commits} commits, {heartbeats} heartbeats");
+    node.batch("SELECT pg_drop_replication_slot('watch')");
+    settle::settle(&cluster);
+    cluster.finish();
 }
 
 /// Reads the slot to its end; how many commits and heartbeats there were.

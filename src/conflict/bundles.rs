@@ -11,7 +11,7 @@ use meld_core::tombstone::Tombstone;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::gate::{self, Kind};
-use super::tombstones::{Kept, merge};
+use super::tombstones::{Kept, add};
 use super::writers::Writers;
 use crate::log::{Failure, Result};
 use crate::pg::Oid;
@@ -46,10 +46,7 @@ impl Bundles {
 
     pub fn put(&mut self, table: Oid, bundle: &Bundle) -> Result<()> {
         let count = i32::try_from(bundle.key_count).unwrap_or(i32::MAX);
-        let [none, no_one] = Cell::stamp(None);
-        let [no_time, nobody] = Cell::stamp(None);
-        let cells = [Cell::Bytes(&bundle.content), Cell::Int4(count), none, no_one, no_time, nobody];
-        self.rows.insert(table, &bundle.prefix, &cells)?;
+        self.rows.insert(table, &bundle.prefix, &[Cell::Bytes(&bundle.content), Cell::Int4(count)])?;
         gate::raise(table, Kind::Bundle);
         Ok(())
     }
@@ -59,18 +56,14 @@ impl Bundles {
         if !self.may_exist(table)? {
             return Ok(None);
         }
-        let mut kept: Option<Kept> = None;
+        let mut kept = None;
         let mut search = Search::of(key);
         while let Some(found) = self.rows.first_key_from(table, &search.from())? {
             let Some(prefix) = search.next(&found).map_err(damaged)? else { break };
             self.rows.scan(table, Some(&prefix), Sight::Committed, |row| {
                 let content = row.bytes(KEYS).unwrap_or_default();
                 if bundle::contains(&prefix, &content, key).map_err(damaged)? {
-                    let found = read(row, writers, own)?;
-                    kept = Some(match kept.take() {
-                        None => found,
-                        Some(before) => merge(before, found),
-                    });
+                    add(&mut kept, read(row, writers, own)?);
                 }
                 Ok(true)
             })?;

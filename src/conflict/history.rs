@@ -140,7 +140,7 @@ fn log(record: &ConflictRecord<'_>, key: Option<&str>) {
     }
     Failure::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message)
         .detail(detail + ".")
-        .log_at(settings::CONFLICT_LOG_LEVEL.get().into());
+        .log_at(settings::CONFLICT_LOG_LEVEL.get());
 }
 
 fn format_time(time: Timestamp) -> String {

@@ -89,11 +89,7 @@ impl Tombstones {
     pub fn find(&self, table: Oid, key: &RowKey, writers: &mut Writers, own: Stamp) -> Result<Option<Kept>> {
         let mut kept = self.bundles.find(table, &key.0, writers, own)?;
         self.rows.scan(table, Some(&key.0), Sight::Committed, |row| {
-            let found = read(row, writers, own)?;
-            kept = Some(match kept.take() {
-                None => found,
-                Some(before) => merge(before, found),
-            });
+            add(&mut kept, read(row, writers, own)?);
             Ok(true)
         })?;
         Ok(kept)
@@ -201,9 +197,14 @@ fn read(row: &KeyedRow<'_>, writers: &mut Writers, own: Stamp) -> Result<Kept> {
     Ok(Kept { tombstone, residue, key_values })
 }
 
-/// Of two tombstones of a key, the larger one, made by the later transaction.
-pub(super) fn merge(one: Kept, other: Kept) -> Kept {
-    let since = one.tombstone.since.max(other.tombstone.since);
-    let larger = if other.tombstone.grave >= one.tombstone.grave { other } else { one };
-    Kept { tombstone: Tombstone { since, ..larger.tombstone }, ..larger }
+/// Of the tombstones of a key, the largest one, made by the latest transaction.
+pub(super) fn add(kept: &mut Option<Kept>, found: Kept) {
+    *kept = Some(match kept.take() {
+        None => found,
+        Some(before) => {
+            let since = before.tombstone.since.max(found.tombstone.since);
+            let larger = if found.tombstone.grave >= before.tombstone.grave { found } else { before };
+            Kept { tombstone: Tombstone { since, ..larger.tombstone }, ..larger }
+        }
+    });
 }

@@ -152,29 +152,14 @@ impl KeyedTable {
         mut look: impl FnMut(&KeyedRow<'_>) -> Result<bool>,
     ) -> Result<()> {
         let Opened { relation: heap, index } = self.opened()?;
-        let bytes = key.map(|key| key.into_datum().unwrap_or(pg_sys::Datum::from(0_usize)));
-        let mut keys = [pg_sys::ScanKeyData::default(); 2];
         // SAFETY: the table is open; keys, snapshots and the scan live until the end of the function, or are let go of by
         // the abort that follows an error
         unsafe {
-            pg_sys::ScanKeyInit(
-                &mut keys[0],
-                1,
-                pg_sys::BTEqualStrategyNumber as u16,
-                pg_sys::RegProcedure::from(pg_sys::F_OIDEQ),
-                relation.into_datum().unwrap_or(pg_sys::Datum::from(0_usize)),
-            );
-            let mut count = 1;
-            if let Some(bytes) = bytes {
-                count = 2;
-                pg_sys::ScanKeyInit(
-                    &mut keys[1],
-                    2,
-                    pg_sys::BTEqualStrategyNumber as u16,
-                    pg_sys::RegProcedure::from(pg_sys::F_BYTEAEQ),
-                    bytes,
-                );
+            let mut keys = [of_relation(relation), pg_sys::ScanKeyData::default()];
+            if let Some(key) = key {
+                keys[1] = by_key(pg_sys::BTEqualStrategyNumber, pg_sys::F_BYTEAEQ, key);
             }
+            let count = 1 + i32::from(key.is_some());
             let mut dirty =
                 pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
             let snapshot = match sight {
@@ -208,22 +193,11 @@ impl KeyedTable {
     /// Of a relation's rows, the first one whose key is not less than this; its key.
     pub fn first_key_from(&self, relation: Oid, from: &[u8]) -> Result<Option<Vec<u8>>> {
         let Opened { relation: heap, index } = self.opened()?;
-        let mut keys = [pg_sys::ScanKeyData::default(); 2];
-        let (relation, from) = (relation.into_datum(), from.into_datum());
-        let nothing = pg_sys::Datum::from(0_usize);
         // SAFETY: the table is open; keys, snapshot, index and the scan live until the end of the function, or are let go
         // of by the abort that follows an error
         unsafe {
-            for (i, (strategy, function, value)) in [
-                (pg_sys::BTEqualStrategyNumber, pg_sys::F_OIDEQ, relation),
-                (pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_BYTEAGE, from),
-            ]
-            .into_iter()
-            .enumerate()
-            {
-                let function = pg_sys::RegProcedure::from(function);
-                pg_sys::ScanKeyInit(&mut keys[i], i as i16 + 1, strategy as u16, function, value.unwrap_or(nothing));
-            }
+            let at_least = by_key(pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_BYTEAGE, from);
+            let mut keys = [of_relation(relation), at_least];
             let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
             let index = pg_sys::index_open(index, pg_sys::AccessShareLock as i32);
             let scan = pg_sys::systable_beginscan_ordered(heap, index, snapshot, 2, keys.as_mut_ptr());
@@ -296,6 +270,24 @@ impl KeyedTable {
             .raise();
         }
     }
+}
+
+/// Scan key for the rows of a relation.
+fn of_relation(relation: Oid) -> pg_sys::ScanKeyData {
+    scan_key(1, pg_sys::BTEqualStrategyNumber, pg_sys::F_OIDEQ, relation.into_datum())
+}
+
+/// Scan key for keys that compare so with this one, a copy of which is the current memory context's.
+fn by_key(strategy: u32, function: u32, key: &[u8]) -> pg_sys::ScanKeyData {
+    scan_key(2, strategy, function, key.into_datum())
+}
+
+fn scan_key(column: i16, strategy: u32, function: u32, value: Option<pg_sys::Datum>) -> pg_sys::ScanKeyData {
+    let mut key = pg_sys::ScanKeyData::default();
+    let (function, nothing) = (pg_sys::RegProcedure::from(function), pg_sys::Datum::from(0_usize));
+    // SAFETY: inside a transaction; fills in a key, with a built-in function for its column's type
+    unsafe { pg_sys::ScanKeyInit(&mut key, column, strategy as u16, function, value.unwrap_or(nothing)) };
+    key
 }
 
 /// What was stored and removed before is seen from here on.
